@@ -1,0 +1,45 @@
+# make demo: the main job for real.  make test: all tests.  Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORE_PARTS := $(wildcard src/nray/core/*) src/nray/_core.pyx
+# What a session of tests may be told, for example: make test PYTEST="-k rooms -x"
+PYTEST ?=
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.core
+	@$(BIN)/python demo/run.py
+
+test: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/ruff format --check src tests bench demo setup.py
+	$(BIN)/ruff check src tests bench demo setup.py
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format src tests bench demo setup.py
+	$(BIN)/ruff check --fix src tests bench demo setup.py
+
+bench: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/python bench/compare.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info src/nray/_core.c src/nray/*.so demo/run-*
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip "setuptools>=77" wheel "cython>=3.0"
+	@touch $@
+
+# The core is built in place, so that changed Python files need no new installation.
+$(VENV)/.core: $(VENV)/.made pyproject.toml setup.py $(CORE_PARTS)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core pyproject.toml
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,16 @@
+# cython: language_level=3
+"""The compiled core: what must be fast or must count alike on both ends.
+
+Contents, one part each:
+"""
+
+# byte order, checksums' home, the probe that all parts pass around
+include "core/common.pxi"
+# keyed permutation, numbered space, exclusion lookup
+include "core/space.pxi"
+# the rate that the workers of a node share
+include "core/bucket.pxi"
+# states, reasons and packed hits
+include "core/hits.pxi"
+# connect engine: TCP connect and UDP over epoll
+include "core/engine.pxi"

@@ -1,0 +1,1 @@
+"""A scan in one process: what ``nray scan`` and people's scripts call."""

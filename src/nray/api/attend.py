@@ -1,0 +1,189 @@
+"""A node from its flags: what ``nray node`` calls."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nray import UserError
+from nray.worker.forkserver import ForkServer
+
+if TYPE_CHECKING:
+    from nray.node.client import Node, Secure
+
+log = logging.getLogger("nray.node")
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class NodeTlsFiles:
+    """The ``--use-tls`` and ``--tls-…`` flags. TLS is on if any of them is given."""
+
+    use: bool = False
+    insecure: bool = False
+    ca_cert: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    server_name: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to talk over TLS."""
+        return bool(
+            self.use
+            or self.insecure
+            or self.ca_cert
+            or self.client_cert
+            or self.client_key
+            or self.server_name
+        )
+
+
+def attend(
+    *,
+    host: str,
+    port: int,
+    name: str | None,
+    preferred_pool: int,
+    processes: int,
+    stay: bool,
+    allow_plaintext: bool,
+    tls: NodeTlsFiles,
+) -> int:
+    """Be a node until the scan is over; returns the exit status.
+
+    Raises:
+        UserError: flags that do not fit, a certificate that cannot be used or was refused.
+    """
+    if not tls.wanted:
+        _demand_loopback(host, allow_plaintext)
+    fork_server = ForkServer()
+    try:
+        from nray.node.machine import default_name, processors
+
+        count = processes or processors()
+        sockets = [fork_server.spawn() for _ in range(count)]
+        from nray.node.client import Node, NodeOptions
+
+        options = NodeOptions(
+            host=host.strip("[]"),
+            port=port,
+            name=(name or default_name())[:32],
+            preferred_pool=preferred_pool,
+            processes=count,
+            stay=stay,
+        )
+        return _run(Node(options, fork_server, _secure(tls), sockets))
+    finally:
+        fork_server.close()
+
+
+def _run(node: Node) -> int:
+    import trio
+
+    from nray.api import loop
+
+    status = 0
+
+    async def watch(scope: trio.CancelScope) -> None:
+        nonlocal status
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                status = EXIT_INTERRUPTED
+                log.info("interrupted; what this node had in hand goes to others")
+                scope.cancel()
+                return
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            await node.run()
+            nursery.cancel_scope.cancel()
+
+    loop.run(main)
+    return status
+
+
+def _demand_loopback(host: str, allowed: bool) -> None:
+    """Plain TCP leaves the machine only if its user insists."""
+    if is_loopback(host):
+        return
+    if not allowed:
+        raise UserError(
+            f"without TLS everybody on the way to {host} could read and change the scan",
+            "use --use-tls --tls-ca-cert ca.pem, or insist with --allow-plaintext",
+        )
+    log.warning(
+        "talking to %s without TLS: everybody on the way can read the findings, and make this "
+        "node scan what they like",
+        host,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name can only mean this machine."""
+    text = host.strip("[]").rstrip(".").lower()
+    if text == "localhost" or text.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+def _secure(tls: NodeTlsFiles) -> Secure | None:
+    """What makes a connection secure, from the flags; None for plain TCP."""
+    if not tls.wanted:
+        return None
+    if bool(tls.client_cert) != bool(tls.client_key):
+        missing = "--tls-client-key" if tls.client_cert else "--tls-client-cert"
+        raise UserError(
+            f"{missing} is missing: a node's certificate and its key go together",
+            "give both, or neither for a server that does not ask for certificates",
+        )
+    import trio
+
+    from nray.node.client import ServerRefuses
+    from nray.pki.endpoint import NodeTls
+    from nray.pki.errors import PeerRejected
+    from nray.pki.keys import load_identity, load_trust
+    from nray.pki.stream import TlsError
+
+    identity = None
+    if tls.client_cert and tls.client_key:
+        identity = load_identity(tls.client_cert, tls.client_key)
+        for warning in identity.warnings:
+            log.warning("%s", warning)
+    trust = load_trust(tls.ca_cert) if tls.ca_cert else None
+    if tls.insecure:
+        log.warning("--tls-insecure: the server is not checked; it can be anybody")
+    end = NodeTls(trust, insecure=tls.insecure, identity=identity, server_name=tls.server_name)
+
+    async def secure(stream: trio.abc.Stream, host: str) -> trio.abc.Stream:
+        try:
+            return await end.connect(stream, host, timeout_s=HANDSHAKE_S)
+        except PeerRejected as rejected:
+            raise ServerRefuses(
+                f"the server's certificate is refused ({rejected.reason}): {rejected.detail}",
+                _advice(rejected.reason),
+            ) from rejected
+        except TlsError as error:
+            raise ServerRefuses(f"no TLS with {host}: {error}", "") from error
+
+    return secure
+
+
+HANDSHAKE_S = 10.0
+
+
+def _advice(reason: str) -> str:
+    return {
+        "wrong-name": "dial a name that it holds, or give one of them with --tls-server-SAN",
+        "unknown-issuer": "--tls-ca-cert must hold the authority that issued it",
+        "expired": "the server needs a new certificate (or this machine's clock is wrong)",
+        "not-yet-valid": "is this machine's clock right?",
+    }.get(reason, "")

@@ -1,0 +1,163 @@
+"""The server's scheduler and the node's supervisor, joined by memory where the wire would be.
+
+No second scanner is written for it: what is leased, scanned, taken and written is the same code
+as between machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from nray.events.hub import SinkPort, open_hub
+from nray.node.supervisor import Outcome, Supervisor
+from nray.server.recorder import Recorder, Source
+from nray.server.scheduler import Scheduler, Tally
+from nray.server.summary import exit_status, status_line, summary_lines, totals
+from nray.targets.findings import expand
+from nray.targets.plan import Plan
+from nray.targets.segment import Segment
+from nray.wire.messages import Settings
+from nray.worker.forkserver import ForkServer
+
+log = logging.getLogger("nray.scan")
+
+EXIT_INTERRUPTED = 130
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """How a scan ended.
+
+    Attributes:
+        exit_status: 0 complete, 3 not everything could be covered, 130 interrupted.
+        tally: how the probes ended.
+        probes: how many were done, of ``total``.
+        seconds: from the first lease to the last finding.
+        summary: the same for people.
+    """
+
+    exit_status: int
+    tally: Tally
+    probes: int
+    total: int
+    seconds: float
+    summary: list[str] = field(default_factory=list)
+
+
+class _Office:
+    """The scheduler, as the supervisor sees it."""
+
+    def __init__(
+        self, scheduler: Scheduler, recorder: Recorder, plan: Plan, source: Source, processes: int
+    ) -> None:
+        self._scheduler = scheduler
+        self._recorder = recorder
+        self._source = source
+        self._segments: dict[int, Segment] = {each.id: each for each in plan.segments}
+        self._node = scheduler.join(source.node_id, source.pool, processes)
+        self._kick = trio.Event()
+        self.finished = trio.Event()
+
+    def want(self, leases: int) -> None:
+        self._scheduler.want(self._node, leases)
+        self._kick.set()
+
+    async def found(self, outcome: Outcome) -> None:
+        segment = self._scheduler.place(outcome.lease, self._node)
+        assert segment is not None, "one node, so a slice is open until it has ended it"
+        taken = self._scheduler.report(
+            outcome.lease,
+            outcome.hits,
+            done=outcome.done,
+            counts=outcome.counts,
+            errors=outcome.errors,
+            now=trio.current_time(),
+        )
+        if taken and taken[2]:
+            await self._recorder.findings(self._source, expand(self._segments[segment], taken[2]))
+        if outcome.done and self._scheduler.finished:
+            self.finished.set()
+
+    async def lease_to(self, supervisor: Supervisor) -> None:
+        """Give the supervisor what it wants, as it comes."""
+        while True:
+            self._kick = trio.Event()
+            for grant in self._scheduler.grant(self._node, trio.current_time()):
+                supervisor.give(grant)
+            await self._kick.wait()
+
+
+async def scan_here(
+    plan: Plan,
+    settings: Settings,
+    sinks: Sequence[SinkPort],
+    fork_server: ForkServer,
+    sockets: list[socket.socket],
+    *,
+    source: Source,
+    progress: Progress | None = None,
+    progress_every_s: float = 0.5,
+) -> ScanResult:
+    """Scan a plan with as many workers as there are sockets.
+
+    Cancelled, it leaves what was found in the sinks. SIGINT and SIGTERM end it in order.
+
+    Args:
+        sockets: of workers that `fork_server` was asked for.
+        progress: gets a status line now and then.
+
+    Raises:
+        SinkError, SinkStartError: a sink cannot be opened or written.
+    """
+    scheduler = Scheduler(ratelimit=settings.ratelimit)
+    for segment in plan.segments:
+        scheduler.add_segment(segment)
+    scheduler.end_segments()
+    processes = len(sockets)
+    interrupted = False
+    begun = time.monotonic()
+    async with open_hub(sinks) as hub:
+        recorder = Recorder(hub, settings.tcp_timeout_ms, settings.udp_timeout_ms)
+        office = _Office(scheduler, recorder, plan, source, processes)
+        supervisor = Supervisor(fork_server, settings, processes, office, sockets=sockets)
+        for segment in plan.segments:
+            supervisor.add_segment(segment)
+
+        async def watch_signals() -> None:
+            nonlocal interrupted
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    interrupted = True
+                    office.finished.set()
+                    return
+
+        async def tell() -> None:
+            while progress is not None:
+                await trio.sleep(progress_every_s)
+                progress(status_line(scheduler, 1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_signals)
+            nursery.start_soon(supervisor.run)
+            nursery.start_soon(office.lease_to, supervisor)
+            nursery.start_soon(tell)
+            await office.finished.wait()
+            nursery.cancel_scope.cancel()
+        seconds = time.monotonic() - begun
+    return ScanResult(
+        exit_status=EXIT_INTERRUPTED if interrupted else exit_status(scheduler),
+        tally=totals(scheduler),
+        probes=sum(pool.done for pool in scheduler.pools),
+        total=plan.probes,
+        seconds=seconds,
+        summary=summary_lines(scheduler, seconds),
+    )

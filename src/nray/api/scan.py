@@ -1,0 +1,159 @@
+"""``nray.scan(…)``: a scan of one process, for scripts.
+
+>>> import nray
+>>> result = nray.scan("127.0.0.1", "1-1024")            # doctest: +SKIP
+>>> [(e.result.target, e.result.port) for e in result.events]   # doctest: +SKIP
+[('127.0.0.1', 22)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nray.targets.plan import Plan, plan
+from nray.targets.udp_payloads import KNOWN
+from nray.wire.messages import Settings
+from nray.worker.forkserver import ForkServer
+
+if TYPE_CHECKING:
+    from nray.api.local import Progress, ScanResult
+    from nray.events.hub import SinkPort
+    from nray.events.model import Event
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What a scan has brought.
+
+    Attributes:
+        events: one for each port found in a state that was asked for, in the order of finding.
+        complete: whether every probe could be sent and was counted.
+        summary: lines for people.
+    """
+
+    events: list[Event]
+    complete: bool
+    summary: list[str]
+
+
+def scan(
+    targets: str | Iterable[str],
+    ports: str | Iterable[str | int],
+    *,
+    udp: bool = False,
+    timeout_s: float = 1.0,
+    workers: int = 0,
+    processes: int = 0,
+    rate: float = 0.0,
+    exclude: str | Iterable[str] = (),
+    show: Sequence[str] = (),
+    seed: int | None = None,
+    permission: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> Scanned:
+    """Scan from this machine, and wait for the end.
+
+    Call it from the main thread of a program that runs no trio loop of its own.
+
+    Args:
+        targets, ports: as on the command line of ``nray scan``.
+        udp: whether ports without a prefix are UDP ports.
+        timeout_s: how long an unanswered probe is waited for, seconds.
+        workers: probes in flight; 0 lets the number grow to what the machine bears.
+        processes: worker processes; 0 for one on each core.
+        rate: probes started each second; 0 for no limit.
+        exclude: never probed, whatever the targets say.
+        show: states that make events besides open.
+        seed: decides the order of probes.
+        permission: you may scan more than a /8.
+        on_event: called for each event, from another thread; the list then stays empty.
+
+    Raises:
+        nray.UserError: targets or ports cannot be read, or there is nothing to scan.
+    """
+    made = plan(
+        targets,
+        tcp=() if udp else ports,
+        udp=ports if udp else (),
+        exclude=exclude,
+        seed=seed,
+        permission=permission,
+    )
+    events: list[Event] = []
+    take = on_event or events.append
+
+    def sinks() -> list[SinkPort]:
+        from nray.api.collect import CallSink
+        from nray.events.hub import SinkPort
+
+        return [SinkPort(CallSink(take), states=show)]
+
+    settings = settings_for(timeout_s=timeout_s, workers=workers, rate=rate, show=show)
+    result = run(made, settings, sinks, processes)
+    return Scanned(events, result.exit_status == 0, result.summary)
+
+
+def settings_for(
+    *,
+    timeout_s: float,
+    adaptive: bool = False,
+    workers: int = 0,
+    rate: float = 0.0,
+    show: Sequence[str] = (),
+) -> Settings:
+    """How a scan without a configuration file scans; times in seconds."""
+    timeout_ms = max(1, round(timeout_s * 1000))
+    return Settings(
+        workers=workers,
+        ratelimit=rate,
+        tcp_timeout_ms=timeout_ms,
+        udp_timeout_ms=timeout_ms,
+        adaptive=adaptive,
+        udp_payloads=KNOWN,
+        states=tuple(state for state in show if state != "open"),
+    )
+
+
+def run(
+    made: Plan,
+    settings: Settings,
+    sinks: Callable[[], list[SinkPort]],
+    processes: int = 0,
+    *,
+    progress: Progress | None = None,
+) -> ScanResult:
+    """Scan a plan in this process and its workers.
+
+    The workers are started before anything else is imported that they can do without: it is
+    half of the time that a short scan takes.
+    """
+    from nray.node.machine import default_name, processors
+
+    count = processes or processors()
+    if settings.workers:
+        count = min(count, settings.workers)
+    fork_server = ForkServer()
+    try:
+        sockets = [fork_server.spawn() for _ in range(count)]
+        from nray.api import loop
+        from nray.api.local import scan_here
+        from nray.server.recorder import Source
+
+        name = default_name()
+
+        async def main() -> ScanResult:
+            return await scan_here(
+                made,
+                settings,
+                sinks(),
+                fork_server,
+                sockets,
+                source=Source("local", name),
+                progress=progress,
+            )
+
+        return loop.run(main)
+    finally:
+        fork_server.close()

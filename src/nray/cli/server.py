@@ -1,0 +1,33 @@
+"""``nray server``: serve a scan to nodes."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    name="server",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+@click.option("-c", "--config", required=True, metavar="FILE", help="Configuration, YAML.")
+@click.option(
+    "--allow-plaintext",
+    is_flag=True,
+    help="Serve without TLS on other addresses than loopback too.",
+)
+@click.option("--debug", is_flag=True, help="Tell more in the log.")
+def server(config: str, allow_plaintext: bool, debug: bool) -> int:
+    """Serve the scan of a configuration file to nodes, and end with it.
+
+    \b
+    Examples:
+      nray server -c conf.yaml
+      nray config check conf.yaml
+    """
+    from nray.api.serve import serve
+    from nray.cli.logs import start_logging
+    from nray.config.reader import load
+
+    settings = load(config)
+    start_logging(debug=debug or settings.debug)
+    return serve(settings, name=config, allow_plaintext=allow_plaintext)

@@ -1,0 +1,136 @@
+"""What keys demand of each other, what a scan needs, and what this version cannot do yet."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+import msgspec
+
+from nray.config.errors import ConfigError, Problem
+from nray.config.kinds import MASK
+from nray.config.schema import Config
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A demand that is not met: ``key`` is to be mended ``because`` of what another key says."""
+
+    key: str
+    because: str
+    seen: str
+    right: str
+
+
+def relations(config: Config) -> Iterator[Broken]:
+    """The demands of keys on other keys that the configuration does not meet."""
+    for key, because, value, what in _demands(config):
+        if not value:
+            yield Broken(key, because, f"missing, but {because} is true", f"set it to {what}")
+    json_file = config.events.json_file
+    if json_file is not None and json_file.enabled and not json_file.filename:
+        yield Broken(
+            "events.json-file.filename",
+            "events.json-file",
+            "empty",
+            "write the name of a file, or remove the section",
+        )
+
+
+def _demands(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Key, the key that asks for it, its value, and what belongs there; for the asking keys on."""
+    tls = config.tls
+    if tls.enabled:
+        yield "TLS.cert", "TLS.enabled", tls.cert, "the server's certificate (a PEM file)"
+        yield "TLS.key", "TLS.enabled", tls.key, "the certificate's private key (a PEM file)"
+        if tls.force_client_auth:
+            yield "TLS.CA", "TLS.forceClientAuth", tls.ca, "the authority of the nodes (PEM)"
+    ldap = config.targetgenerator.ldap
+    if ldap.enabled:
+        where = "targetgenerator.ldap"
+        yield f"{where}.ldapServer", f"{where}.enabled", ldap.ldap_server, "the server's name"
+    elastic = config.events.elasticsearch
+    if elastic is not None and elastic.enabled:
+        where = "events.elasticsearch"
+        yield f"{where}.server", f"{where}.enabled", elastic.server, "the server's name"
+
+
+def require_work(config: Config, name: str = "configuration") -> None:
+    """Raise unless the configuration says what to scan; ``name`` stands for the file.
+
+    Raises:
+        ConfigError: there are no targets or no ports, and which key to set.
+    """
+    standard = config.targetgenerator.standard
+    generators = [
+        generator
+        for generator in (
+            standard,
+            config.targetgenerator.certificatetransparency,
+            config.targetgenerator.ldap,
+        )
+        if generator.enabled
+    ]
+
+    def missing(key: str, seen: str, right: str) -> ConfigError:
+        return ConfigError(Problem(name, 0, f"targetgenerator.{key}", seen, right))
+
+    if not generators:
+        raise missing("standard.enabled", "no source of targets is on", "set it to true")
+    if standard.enabled and not (standard.targets or standard.target_file):
+        if len(generators) == 1:
+            raise missing(
+                "standard.targets",
+                "there is nothing to scan",
+                'list targets there, ["192.0.2.0/28"], or name a file of them in targetFile',
+            )
+        generators.remove(standard)
+    if not any(generator.tcp_ports or generator.udp_ports for generator in generators):
+        raise missing("standard.tcpports", "there are no ports to scan", "set it to [top25], say")
+
+
+def unsupported(config: Config) -> list[str]:
+    """What the configuration asks for and this version cannot do, a sentence each."""
+    asked = []
+    if config.targetgenerator.certificatetransparency.enabled:
+        asked.append(
+            "targetgenerator.certificatetransparency.enabled: targets from certificate"
+            " transparency are not in this version"
+        )
+    if config.targetgenerator.ldap.enabled:
+        asked.append("targetgenerator.ldap.enabled: targets from LDAP are not in this version")
+    if config.scannerconfig.zgrab2.enabled_modules:
+        modules = ", ".join(config.scannerconfig.zgrab2.enabled_modules)
+        asked.append(
+            f"scannerconfig.zgrab2.enabledModules: modules ({modules}) are not in this version"
+        )
+    if config.events.elasticsearch is not None and config.events.elasticsearch.enabled:
+        asked.append("events.elasticsearch.enabled: output to Elasticsearch is not in this version")
+    return asked
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed and most likely not meant, a sentence each; `unsupported` is among it."""
+    found = unsupported(config)
+    try:
+        require_work(config)
+    except ConfigError as error:
+        problem = error.problems[0]
+        found.append(f"{problem.key}: {problem.seen}; {problem.right}")
+    outputs = (config.events.terminal, config.events.json_file, config.events.elasticsearch)
+    if not any(output is not None and output.enabled for output in outputs):
+        found.append("events: no output is on, so results go nowhere; add terminal: under events:")
+    if not config.tls.enabled:
+        if config.tls.force_client_auth:
+            found.append("TLS.forceClientAuth: has no effect while TLS.enabled is false")
+        if not _is_loopback(config.host):
+            found.append("TLS.enabled: false, so anyone who reaches the port can be a node")
+    if config.targetgenerator.ldap.ldap_pass == MASK:
+        found.append("targetgenerator.ldap.ldapPass: the mask of `config show`, not a password")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"

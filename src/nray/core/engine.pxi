@@ -1,0 +1,1110 @@
+# The connect engine: TCP connects and UDP datagrams of one worker process over one epoll.
+#
+# How a probe runs. A free socket connects to the target. On a short path (loopback, veth, a LAN
+# behind the same core) the answer is often there before connect() has returned, so a second
+# connect() asks at once; it yields the result and puts a refused socket back to unconnected. If
+# there is none yet, the socket is watched (edge-triggered, registered once in its life) and
+# stands in a list by its start: all probes of a list wait equally long, so the lists are the
+# deadline wheel, and a head is always the next to expire. Sockets are used again: a refused one
+# as it is, a silent or an open one after connect() to AF_UNSPEC.
+#
+# How long silence is waited for. The timeout is the most. With `adaptive`, a TCP probe is looked
+# at after IMPATIENT_NS already: if the same network (/24, or /56 of IPv6) has given enough
+# answers, the slowest of them eight times faster than that, the probe is given up, for whoever
+# is going to answer there would have. A network that has not answered, or slowly, is given the
+# whole timeout. nmap does the like for single hosts. Where the timeout is so long that the
+# kernel would have sent a second SYN (after 1 s, RFC 6298), one is sent before giving up early:
+# being fast must not cost an answer that one lost packet hides.
+#
+# What must never happen: a probe that ends twice or never (every probe is in exactly one place:
+# a waiting slot, the retry ring, or counted in its slice); a failure of this machine counted as
+# an answer (see `own_failure`); an answer that is our own doing (a socket that connected to
+# itself is probed again); a packet to an excluded address (asked before every packet).
+#
+# Simultaneous open between two of our own sockets would also look open. It needs two probes of
+# this machine by itself, in flight in the same microseconds, each from the very port that the
+# other one probes: about once in ten million scans of 65,535 ports. Left alone.
+
+from libc.errno cimport (
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EALREADY, ECONNABORTED, ECONNREFUSED, ECONNRESET,
+    EHOSTUNREACH, EINPROGRESS, EISCONN, EMFILE, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, EPERM,
+    ETIMEDOUT,
+)
+from libc.stdlib cimport calloc, free, malloc
+from posix.unistd cimport close
+
+cdef extern from "sockets.h" nogil:
+    cdef struct epoll_data_t "epoll_data":
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    cdef enum:
+        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLET, EPOLL_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL
+    int epoll_create1(int flags)
+    ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t recv(int fd, void *data, size_t size, int flags)
+    int nray_socket(int family, int udp)
+    int nray_connect(int fd, int family, const uint8_t *addr, uint16_t port)
+    int nray_disconnect(int fd)
+    int nray_is_self(int fd, int family, const uint8_t *addr, uint16_t port)
+    int nray_take_error(int fd)
+    int nray_queued_error(int fd, int family, const uint8_t *addr, uint16_t port, int *origin,
+                          uint8_t *kind, uint8_t *code)
+    int nray_watch(int epoll, int fd, uint32_t events, uint64_t tag, int add)
+    int nray_wait(int epoll, epoll_event *events, int most, int64_t limit_ns)
+    int64_t nray_descriptors()
+
+cdef enum:
+    # Probes started between two looks at epoll: answers are seen within some 0.5 ms.
+    START_BURST = 64
+    # Events fetched at once: 12 bytes each, a few pages of stack.
+    EVENTS_MAX = 512
+    # Records that wait to be taken. A quarter is head-room: one round of the loop records at
+    # most EVENTS_MAX + START_BURST + EXPIRE_MAX hits.
+    HITS_MAX = 8192
+    HITS_FULL = 6144
+    EXPIRE_MAX = 1024
+    # Slices known at once: two that are being started and those that wait for their last
+    # answers.
+    SLICES_MAX = 1024
+    # Probes that wait to be tried again. Half of it full stops new probes.
+    RETRY_MAX = 8192
+    # Tries of a probe that this machine failed to send, with pauses of 5 ms doubled up to
+    # 500 ms between them: about two seconds in all.
+    TRIES_MAX = 9
+    # In flight at the start of an `auto` window; it doubles every GROW_NS while it is the
+    # window that holds the scan back.
+    WINDOW_FIRST = 512
+    # The most that `auto` grows to, if descriptors allow: a TCP socket costs the kernel some
+    # 2.5 kB, and one process's share of local ports to one target is not much larger.
+    WINDOW_MAX = 20000
+    # Descriptors left for everything else in the process.
+    DESCRIPTORS_SPARE = 12
+    UDP_ANSWER_MAX = 2048
+    KINDS = 4
+    ERRORS_MAX = 8
+    # How often a direct second connect() must have failed of late to be left out, and how often
+    # it is tried all the same.
+    DIRECT_MAX = 64
+    DIRECT_EVERY = 64
+    # Networks whose answers are remembered at once; a newer one takes the place of an older.
+    NETWORKS_MAX = 16384
+    # Answers of a network, before its speed is trusted.
+    ANSWERS_ENOUGH = 16
+    LINES = 3
+    LINE_FRESH = 0          # TCP, adaptive: until IMPATIENT_NS
+    LINE_TCP = 1            # TCP: until the timeout
+    LINE_UDP = 2
+
+# nmap's longest wait under its most hurried template (-T5), and longer than light takes around
+# the earth.
+cdef int64_t IMPATIENT_NS = 300_000_000
+cdef int64_t KERNEL_RETRIES_NS = 1_000_000_000
+cdef int64_t GROW_NS = 20_000_000
+# A window that had to shrink grows by a sixteenth each 50 ms.
+cdef int64_t REGROW_NS = 50_000_000
+# A hit waits this long for others to travel with.
+cdef int64_t FLUSH_NS = 5_000_000
+cdef int64_t RETRY_FIRST_NS = 5_000_000
+cdef int64_t RETRY_LAST_NS = 500_000_000
+cdef uint64_t TAG_CONTROL = 0xFFFFFFFFFFFFFFFF
+
+cdef struct slot_t:
+    probe_t probe
+    uint64_t position
+    int64_t started         # ns
+    int32_t fd
+    int32_t slice
+    int32_t after           # next in the waiting or free list, -1 at its end
+    int32_t before          # previous in the waiting list
+    uint8_t kind            # index of family and protocol, see kind_of
+    uint8_t waiting
+    uint8_t watched
+    uint8_t tries
+    uint8_t line            # the list it waits in
+    uint8_t second          # it is sent for the second time, the first being unanswered
+
+cdef struct network_t:
+    uint64_t prefix         # see network_of; 0: none
+    uint32_t slowest_us
+    uint32_t answers
+
+cdef struct item_t:         # a probe on its way to a socket
+    probe_t probe
+    uint64_t position
+    int64_t due             # ns
+    int32_t slice
+    uint8_t tries
+    uint8_t second
+
+cdef struct listed_t:       # a probe given one by one, where names were resolved
+    probe_t probe
+    uint64_t position
+
+cdef struct slice_t:
+    uint64_t start
+    uint64_t count
+    uint64_t begun          # how many of `count` were started
+    uint64_t lease
+    int64_t outstanding
+    int64_t counts[8]       # open, closed, filtered, open|filtered, error, excluded, skipped, addresses
+    uint32_t errors[ERRORS_MAX]
+    listed_t *listed
+    uint8_t used
+    uint8_t ended
+
+cdef struct list_t:
+    int32_t first
+    int32_t last
+
+
+cdef inline uint8_t kind_of(const probe_t *probe) noexcept nogil:
+    return (1 if probe.family == 6 else 0) | (2 if probe.protocol == PROTO_UDP else 0)
+
+
+cdef inline uint64_t network_of(const probe_t *probe) noexcept nogil:
+    """A number for the /24 or /56 that an address is in; never 0."""
+    cdef uint64_t prefix = 0
+    if probe.family == 4:
+        memcpy(&prefix, probe.addr, 3)
+        return prefix | (<uint64_t>4 << 56)
+    memcpy(&prefix, probe.addr, 7)
+    return prefix | (<uint64_t>6 << 56)
+
+
+cdef inline bint is_ours(int code) noexcept nogil:
+    """Whether an errno says that this machine lacked something, so that trying later helps."""
+    return (code == EMFILE or code == ENFILE or code == ENOBUFS or code == ENOMEM
+            or code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN)
+
+
+cdef inline uint8_t own_reason(int code) noexcept nogil:
+    if code == EMFILE or code == ENFILE:
+        return REASON_DESCRIPTORS
+    if code == ENOBUFS or code == ENOMEM:
+        return REASON_BUFFERS
+    if code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN:
+        return REASON_PORTS
+    if code == ENETUNREACH or code == EHOSTUNREACH:
+        return REASON_UNREACHABLE_HERE
+    if code == EACCES or code == EPERM:
+        return REASON_FORBIDDEN_HERE
+    return REASON_LOCAL
+
+
+cdef inline uint8_t icmp_state(uint8_t reason) noexcept nogil:
+    return STATE_CLOSED if reason == REASON_PORT_UNREACH else STATE_FILTERED
+
+
+cdef class Engine:
+    """Runs slices of probes; one for each worker process, used by one thread.
+
+    Args:
+        bucket: the node's shared rate.
+        control_fd: `pump` returns when it is readable; -1 for none.
+        window: probes in flight at most; 0 grows to what descriptors allow.
+        tcp_timeout_s, udp_timeout_s: how long an unanswered probe is waited for, seconds.
+        states: names out of `STATES` that become hits; ``open`` always does.
+        payload: what a UDP probe carries to a port without an own payload.
+        payloads: UDP port to payload.
+        udp_fast: leave UDP ports without an own payload out (counted as skipped).
+        adaptive: give silent TCP probes up earlier where their network answers fast.
+
+    Raises:
+        OSError: no epoll descriptor can be had.
+        ValueError: a state is unknown, a timeout is not positive, a payload is too long.
+    """
+
+    cdef int epoll
+    cdef int32_t slots_max, slots_made, sockets, limit, window, inflight
+    cdef bint auto_window, shrunk, paused_, turn_taken, control_ready, fast, idle_told
+    cdef int direct, direct_round
+    cdef slot_t *slots
+    cdef int32_t idle[KINDS]
+    cdef int32_t blank
+    cdef list_t waiting[LINES]
+    cdef network_t *networks
+    cdef item_t *retry
+    cdef uint32_t retry_head, retry_used
+    cdef slice_t *slices
+    cdef int32_t slices_used
+    cdef hit_t *hits
+    cdef int32_t *hit_slices
+    cdef int32_t hits_used
+    cdef int64_t first_hit, grown_at, turn_at, sent_
+    cdef int64_t timeout_ns[LINES]
+    cdef bint adaptive_, second_try
+    cdef uint32_t mask
+    cdef int32_t current, ended
+    cdef list queue
+    cdef Bucket bucket
+    cdef Space space
+    cdef Exclusions exclusions
+    cdef dict kept
+    cdef bytes payload_
+    cdef const uint8_t *payload_text
+    cdef size_t payload_text_size
+    cdef dict payloads_
+    cdef const uint8_t **payload_at
+    cdef uint16_t *payload_size
+
+    def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, int window=0,
+                  double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
+                  bytes payload=b"nray", payloads=None, bint udp_fast=False,
+                  bint adaptive=False):
+        cdef int kind
+        if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
+            raise ValueError("timeouts are positive numbers of seconds")
+        if window < 0:
+            raise ValueError("a window is a number of probes, 0 for auto")
+        self.bucket = bucket
+        self.mask = 1 << STATE_OPEN
+        for state in states:
+            self.mask |= 1 << STATES.index(state)
+        self.mask &= ~<uint32_t>1
+        self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
+        self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
+        self.timeout_ns[LINE_UDP] = <int64_t>(udp_timeout_s * 1e9)
+        self.adaptive_ = adaptive and self.timeout_ns[LINE_TCP] > IMPATIENT_NS
+        self.second_try = self.timeout_ns[LINE_TCP] > KERNEL_RETRIES_NS
+        self.fast = udp_fast
+        self.limit = <int32_t>max(1, min(nray_descriptors() - DESCRIPTORS_SPARE - 4, WINDOW_MAX))
+        self.auto_window = window == 0
+        self.slots_max = self.limit if window == 0 else max(1, min(window, self.limit))
+        self.limit = self.slots_max
+        self.window = min(WINDOW_FIRST, self.limit) if window == 0 else self.limit
+        self.direct = DIRECT_MAX // 2
+        self.current = -1
+        self.queue = []
+        self.kept = {}
+        self.blank = -1
+        for kind in range(KINDS):
+            self.idle[kind] = -1
+        for kind in range(LINES):
+            self.waiting[kind].first = -1
+            self.waiting[kind].last = -1
+        self.slots = <slot_t *>calloc(self.slots_max, sizeof(slot_t))
+        self.retry = <item_t *>malloc(RETRY_MAX * sizeof(item_t))
+        self.slices = <slice_t *>calloc(SLICES_MAX, sizeof(slice_t))
+        self.hits = <hit_t *>malloc(HITS_MAX * sizeof(hit_t))
+        self.hit_slices = <int32_t *>malloc(HITS_MAX * sizeof(int32_t))
+        self.networks = <network_t *>calloc(NETWORKS_MAX, sizeof(network_t))
+        self.payload_at = <const uint8_t **>calloc(65536, sizeof(void *))
+        self.payload_size = <uint16_t *>calloc(65536, sizeof(uint16_t))
+        if (self.slots == NULL or self.retry == NULL or self.slices == NULL or self.hits == NULL
+                or self.hit_slices == NULL or self.payload_at == NULL or self.networks == NULL
+                or self.payload_size == NULL):
+            raise MemoryError
+        self.keep_payloads(payload, payloads or {})
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError(errno, "no epoll descriptor")
+        if control_fd >= 0 and nray_watch(self.epoll, control_fd, EPOLLIN, TAG_CONTROL, 1) != 0:
+            raise OSError(errno, "the control descriptor cannot be watched")
+
+    def __dealloc__(self):
+        cdef int32_t i
+        if self.slots != NULL:
+            for i in range(self.slots_made):
+                if self.slots[i].fd >= 0:
+                    close(self.slots[i].fd)
+        if self.slices != NULL:
+            for i in range(SLICES_MAX):
+                free(self.slices[i].listed)
+        if self.epoll > 0:
+            close(self.epoll)
+        free(self.slots)
+        free(self.retry)
+        free(self.slices)
+        free(self.hits)
+        free(self.hit_slices)
+        free(self.networks)
+        free(<void *>self.payload_at)
+        free(self.payload_size)
+
+    cdef keep_payloads(self, bytes payload, payloads):
+        # The bytes objects are kept, so that pointers into them stay good.
+        self.payload_ = payload
+        self.payload_text = <const uint8_t *><const char *>self.payload_
+        self.payload_text_size = len(payload)
+        self.payloads_ = {int(port): bytes(data) for port, data in payloads.items()}
+        for data in (payload, *self.payloads_.values()):
+            if len(data) > 1400:
+                raise ValueError("a UDP payload has at most 1400 bytes, to fit one packet")
+        for port, data in self.payloads_.items():
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is no UDP port")
+            self.payload_at[<int>port] = <const uint8_t *><char *>(<bytes>data)
+            self.payload_size[<int>port] = <uint16_t>len(data)
+
+    # ── what Python sees ────────────────────────────────────────────────────────────────────
+
+    def add_slice(self, uint64_t lease, uint64_t start, uint64_t count, Space space not None,
+                  Exclusions exclusions):
+        """Queue the ``count`` probes of ``space`` from position ``start`` on.
+
+        Raises:
+            ValueError: the slice is empty or ends outside the space.
+            RuntimeError: more than `SLICES_MAX` slices are open.
+        """
+        if count == 0 or start + count > <uint64_t>space.total or start + count < start:
+            raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
+        if space.hosts_ > space.addresses:
+            raise ValueError("a slice of names needs their addresses: add_names")
+        cdef int32_t i = self.new_slice(lease, start, count)
+        self.kept[i] = (space, exclusions)
+        self.queue.append(i)
+
+    def add_names(self, uint64_t lease, uint64_t start, uint64_t count, Space space not None,
+                  Exclusions exclusions, addresses):
+        """Queue a slice of a space of names.
+
+        Args:
+            addresses: index of a name to its addresses (4 or 16 bytes each); a name without
+                any ends as an error, ``name-not-resolved``.
+
+        Raises:
+            ValueError, RuntimeError: as `add_slice`; also where a name's index is missing.
+        """
+        cdef uint64_t position
+        cdef probe_t probe
+        cdef listed_t *one
+        cdef slice_t *slice
+        cdef list found = []
+        cdef int64_t more = 0, unresolved = 0
+        cdef int32_t i
+        if count == 0 or start + count > <uint64_t>space.total or start + count < start:
+            raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
+        for position in range(start, start + count):
+            if space.locate(position, &probe) != 0:
+                raise ValueError(f"no probe at position {position}")
+            if probe.family != 0:
+                found.append((position, None, probe.port, probe.protocol))
+                continue
+            where = addresses[probe.name]
+            if not where:
+                unresolved += 1
+            for address in where:
+                found.append((position, address, probe.port, probe.protocol))
+            more += max(0, len(where) - 1)
+        i = self.new_slice(lease, start, max(1, len(found)))
+        slice = &self.slices[i]
+        slice.count = len(found)
+        slice.counts[7] = more
+        slice.counts[4] = unresolved
+        slice.errors[REASON_UNRESOLVED - REASON_DESCRIPTORS] = <uint32_t>unresolved
+        slice.listed = <listed_t *>calloc(max(1, len(found)), sizeof(listed_t))
+        if slice.listed == NULL:
+            slice.used = 0
+            self.slices_used -= 1
+            raise MemoryError
+        one = slice.listed
+        for position, address, port, protocol in found:
+            one.position = position
+            if address is None:
+                space.locate(position, &one.probe)
+            else:
+                data = <bytes>address
+                one.probe.family = 4 if len(data) == 4 else 6
+                memcpy(one.probe.addr, <const char *>data, 4 if len(data) == 4 else 16)
+                one.probe.port = port
+                one.probe.protocol = protocol
+            one += 1
+        self.kept[i] = (space, exclusions)
+        self.queue.append(i)
+
+    cdef int32_t new_slice(self, uint64_t lease, uint64_t start, uint64_t count) except -1:
+        cdef int32_t i
+        for i in range(SLICES_MAX):
+            if not self.slices[i].used:
+                break
+        else:
+            raise RuntimeError("too many slices are open")
+        memset(&self.slices[i], 0, sizeof(slice_t))
+        self.slices[i].lease = lease
+        self.slices[i].start = start
+        self.slices[i].count = count
+        self.slices[i].used = 1
+        self.slices_used += 1
+        return i
+
+    @property
+    def pending(self):
+        """Slices with probes that were not started yet."""
+        return len(self.queue) + (1 if self.current >= 0 else 0)
+
+    @property
+    def slices_open(self):
+        """Slices added and not yet ended by `take`."""
+        return self.slices_used
+
+    @property
+    def sent(self):
+        """Probes started, tries again included."""
+        return self.sent_
+
+    @property
+    def in_flight(self):
+        """Probes that wait for an answer now."""
+        return self.inflight
+
+    @property
+    def window_now(self):
+        """Probes that may be in flight now."""
+        return self.window
+
+    @property
+    def sockets_open(self):
+        """Sockets kept, idle ones included."""
+        return self.sockets
+
+    @property
+    def paused(self):
+        """Whether new probes are held back; those in flight go on."""
+        return self.paused_
+
+    @paused.setter
+    def paused(self, bint value):
+        self.paused_ = value
+
+    def pump(self, double seconds):
+        """Run for at most ``seconds``; returns earlier when there is something to be told or done.
+
+        That is: hits to be taken, a slice that ended, a slice more wanted, the control
+        descriptor readable. Returns whether the control descriptor is readable.
+        """
+        cdef int64_t until = monotonic_ns() + <int64_t>(seconds * 1e9)
+        cdef bint more
+        self.control_ready = False
+        while True:
+            if self.current < 0 and self.queue:
+                self.begin_next()
+            with nogil:
+                more = self.run(until)
+            if not more or not self.queue:
+                return bool(self.control_ready)
+
+    cdef begin_next(self):
+        self.current = self.queue.pop(0)
+        space, exclusions = self.kept[self.current]
+        self.space = space
+        self.exclusions = exclusions
+        if self.slices[self.current].count == 0:
+            self.leave_current()
+
+    def take(self):
+        """Take what there is to report, slice by slice.
+
+        Returns:
+            a list of ``(lease, hits, done, counts, errors)``: packed hits; whether the slice has
+            ended; then only, eight counts in the order of `nray.wire.messages.Counts` and how
+            often each reason made an error.
+        """
+        cdef int32_t i, first, slice
+        cdef dict parts = {}
+        cdef const uint8_t *base = <const uint8_t *>self.hits
+        i = 0
+        while i < self.hits_used:
+            first = i
+            slice = self.hit_slices[i]
+            while i < self.hits_used and self.hit_slices[i] == slice:
+                i += 1
+            parts.setdefault(slice, []).append(base[first * 32:i * 32])
+        self.hits_used = 0
+        reports = []
+        for slice, chunks in parts.items():
+            if not self.slices[slice].ended:
+                reports.append((self.slices[slice].lease, b"".join(chunks), False, (), {}))
+        if self.ended:
+            for i in range(SLICES_MAX):
+                if self.slices[i].ended:
+                    reports.append(self.close_slice(i, b"".join(parts.get(i, ()))))
+            self.ended = 0
+        return reports
+
+    cdef tuple close_slice(self, int32_t i, bytes hits):
+        cdef slice_t *slice = &self.slices[i]
+        cdef int k
+        counts = tuple(slice.counts[k] for k in range(8))
+        errors = {
+            REASONS[REASON_DESCRIPTORS + k]: slice.errors[k]
+            for k in range(ERRORS_MAX) if slice.errors[k]
+        }
+        lease = slice.lease
+        free(slice.listed)
+        memset(slice, 0, sizeof(slice_t))
+        self.slices_used -= 1
+        self.kept.pop(i, None)
+        return lease, hits, True, counts, errors
+
+    # ── the loop ────────────────────────────────────────────────────────────────────────────
+
+    cdef bint run(self, int64_t until) noexcept nogil:
+        """The loop itself; returns true if it stopped only because the next slice is wanted."""
+        cdef epoll_event events[EVENTS_MAX]
+        cdef int64_t now = monotonic_ns()
+        cdef int64_t wake
+        cdef int count, i
+        while True:
+            wake = self.start_some(now, until)
+            now = monotonic_ns()
+            count = nray_wait(self.epoll, events, EVENTS_MAX, wake - now if wake > now else 0)
+            if wake > now:
+                now = monotonic_ns()
+            for i in range(count):
+                if events[i].data.u64 == TAG_CONTROL:
+                    self.control_ready = True
+                else:
+                    self.on_event(<int32_t>events[i].data.u64, events[i].events, now)
+            # What has come in goes before what has run out: a process that was stopped for a
+            # while finds its answers, not its deadlines.
+            if count < EVENTS_MAX:
+                self.expire(now)
+            if self.control_ready or self.ended or self.hits_used >= HITS_FULL:
+                return False
+            if self.hits_used and now - self.first_hit >= FLUSH_NS:
+                return False
+            if self.current < 0 and not self.paused_:
+                # The caller has the next slice, or has none: then this returns at once only
+                # the first time, and waits the next.
+                if not self.idle_told:
+                    self.idle_told = True
+                    return True
+            if now >= until:
+                return False
+
+    cdef int64_t start_some(self, int64_t now, int64_t until) noexcept nogil:
+        """Start what may start now; returns until when epoll may wait, ns."""
+        cdef int64_t wake = until
+        cdef int64_t at
+        cdef int i, which
+        cdef item_t item
+        cdef bint again, held = False
+        for i in range(START_BURST):
+            if self.paused_:
+                held = True
+                break
+            now = monotonic_ns()
+            again = self.retry_used > 0 and self.retry[self.retry_head].due <= now
+            if not again and (self.current < 0 or self.retry_used >= RETRY_MAX // 2):
+                break
+            if self.inflight >= self.window:
+                at = self.grow(now)
+                if at > 0:
+                    wake = min(wake, at)
+                if self.inflight >= self.window:
+                    held = True
+                    break
+            if not self.turn_taken:
+                self.turn_at = self.bucket.turn(now)
+                self.turn_taken = True
+            if self.turn_at > now:
+                wake = min(wake, self.turn_at)
+                held = True
+                break
+            if again:
+                item = self.retry[self.retry_head]
+                self.retry_head = (self.retry_head + 1) % RETRY_MAX
+                self.retry_used -= 1
+            elif not self.next_probe(&item):
+                continue
+            self.turn_taken = False
+            self.launch(&item, now)
+            if self.hits_used >= HITS_FULL:
+                return now
+        else:
+            return now
+        for which in range(LINES):
+            if self.waiting[which].first >= 0:
+                wake = min(wake, self.slots[self.waiting[which].first].started
+                           + self.timeout_ns[which])
+        if self.retry_used and not held:
+            wake = min(wake, self.retry[self.retry_head].due)
+        if self.hits_used:
+            wake = min(wake, self.first_hit + FLUSH_NS)
+        if self.ended:
+            wake = now
+        return wake
+
+    cdef bint next_probe(self, item_t *item) noexcept nogil:
+        """The next probe of the current slice; false if there was one that is not sent."""
+        cdef slice_t *slice = &self.slices[self.current]
+        cdef int32_t which = self.current
+        memset(item, 0, sizeof(item_t))
+        item.slice = which
+        if slice.listed != NULL:
+            item.probe = slice.listed[slice.begun].probe
+            item.position = slice.listed[slice.begun].position
+        else:
+            item.position = slice.start + slice.begun
+            self.space.locate(item.position, &item.probe)
+        slice.begun += 1
+        slice.outstanding += 1
+        if slice.begun == slice.count:
+            self.current = -1
+            self.idle_told = False
+        if self.exclusions is not None and self.exclusions.covers_probe(&item.probe):
+            self.uncount(which, 5)
+            return False
+        if (self.fast and item.probe.protocol == PROTO_UDP
+                and self.payload_at[item.probe.port] == NULL):
+            self.uncount(which, 6)
+            return False
+        return True
+
+    cdef void uncount(self, int32_t which, int kind) noexcept nogil:
+        self.slices[which].counts[kind] += 1
+        self.finish_one(which)
+
+    cdef void leave_current(self) noexcept nogil:
+        cdef int32_t which = self.current
+        self.current = -1
+        self.idle_told = False
+        self.slices[which].ended = 1
+        self.ended += 1
+
+    cdef void finish_one(self, int32_t which) noexcept nogil:
+        cdef slice_t *slice = &self.slices[which]
+        slice.outstanding -= 1
+        if slice.outstanding == 0 and slice.begun == slice.count:
+            slice.ended = 1
+            self.ended += 1
+
+    # ── window ──────────────────────────────────────────────────────────────────────────────
+
+    cdef int64_t grow(self, int64_t now) noexcept nogil:
+        """Widen a full window if it is time; returns when to look again, 0 for never."""
+        cdef int64_t pause = REGROW_NS if self.shrunk else GROW_NS
+        if self.window >= self.slots_max or (not self.auto_window and not self.shrunk):
+            return 0
+        if self.grown_at == 0:
+            self.grown_at = now
+        if now - self.grown_at < pause:
+            return self.grown_at + pause
+        self.grown_at = now
+        if self.shrunk:
+            self.window += max(1, self.window // 16)
+            self.limit = min(self.slots_max, max(self.limit, self.window))
+        else:
+            self.window *= 2
+        self.window = min(self.window, self.limit)
+        return now + pause
+
+    cdef void shrink(self, int64_t now) noexcept nogil:
+        # Once in a while: many probes that fail together are one sign, not many.
+        if self.shrunk and now - self.grown_at < REGROW_NS // 5:
+            return
+        self.shrunk = True
+        self.grown_at = now
+        self.window = max(1, min(self.window, self.inflight) // 2)
+
+    # ── slots ───────────────────────────────────────────────────────────────────────────────
+
+    cdef int32_t acquire(self, uint8_t kind, int *code) noexcept nogil:
+        """A slot with an unconnected socket of this kind; -1 and an errno if there is none."""
+        cdef int32_t i = self.idle[kind]
+        cdef int fd
+        cdef int other
+        if i >= 0:
+            self.idle[kind] = self.slots[i].after
+            return i
+        if self.sockets >= self.limit:
+            for other in range(KINDS):
+                if self.idle[other] >= 0:
+                    i = self.idle[other]
+                    self.idle[other] = self.slots[i].after
+                    self.discard(i)
+                    break
+        if self.sockets >= self.slots_max:
+            code[0] = EMFILE
+            return -1
+        fd = nray_socket(6 if kind & 1 else 4, kind >> 1)
+        if fd < 0:
+            code[0] = errno
+            return -1
+        if self.blank >= 0:
+            i = self.blank
+            self.blank = self.slots[i].after
+        else:
+            i = self.slots_made
+            self.slots_made += 1
+        self.sockets += 1
+        self.slots[i].fd = fd
+        self.slots[i].kind = kind
+        self.slots[i].watched = 0
+        self.slots[i].waiting = 0
+        return i
+
+    cdef void release(self, int32_t i) noexcept nogil:
+        """Back to the idle sockets of its kind."""
+        cdef slot_t *slot = &self.slots[i]
+        if self.sockets > self.limit:
+            self.discard(i)
+            return
+        slot.after = self.idle[slot.kind]
+        self.idle[slot.kind] = i
+
+    cdef void discard(self, int32_t i) noexcept nogil:
+        close(self.slots[i].fd)
+        self.slots[i].fd = -1
+        self.sockets -= 1
+        self.slots[i].after = self.blank
+        self.blank = i
+
+    cdef void unlink(self, slot_t *slot) noexcept nogil:
+        cdef list_t *line = &self.waiting[slot.line]
+        if slot.before >= 0:
+            self.slots[slot.before].after = slot.after
+        else:
+            line.first = slot.after
+        if slot.after >= 0:
+            self.slots[slot.after].before = slot.before
+        else:
+            line.last = slot.before
+        slot.waiting = 0
+        self.inflight -= 1
+
+    cdef void await_answer(self, int32_t i, uint8_t which) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef list_t *line = &self.waiting[which]
+        slot.line = which
+        slot.before = line.last
+        slot.after = -1
+        if line.last >= 0:
+            self.slots[line.last].after = i
+        else:
+            line.first = i
+        line.last = i
+        slot.waiting = 1
+        self.inflight += 1
+
+    # ── one probe ───────────────────────────────────────────────────────────────────────────
+
+    cdef void launch(self, item_t *item, int64_t now) noexcept nogil:
+        cdef int code = 0
+        cdef int32_t i
+        cdef slot_t *slot
+        cdef uint8_t kind = kind_of(&item.probe)
+        i = self.acquire(kind, &code)
+        if i < 0:
+            # Out of descriptors is no overload: the window fits itself to the sockets there
+            # are, and with any there one comes free in time, so no try is lost.
+            self.limit = max(1, self.sockets)
+            self.window = min(self.window, self.limit)
+            self.shrunk = True
+            self.grown_at = now
+            if self.sockets > 0:
+                item.tries = 0
+            self.own_failure(item, own_reason(code), now)
+            return
+        slot = &self.slots[i]
+        slot.probe = item.probe
+        slot.position = item.position
+        slot.slice = item.slice
+        slot.tries = item.tries
+        slot.second = item.second
+        slot.started = now
+        self.sent_ += 1
+        if kind & 2:
+            self.launch_udp(i, now)
+        else:
+            self.launch_tcp(i, now)
+
+    cdef void launch_tcp(self, int32_t i, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef int code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
+        if code != EINPROGRESS:
+            self.tcp_result(i, code, now, True)
+            return
+        self.direct_round += 1
+        if self.direct > 0 or self.direct_round % DIRECT_EVERY == 0:
+            code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
+            if code != EALREADY:
+                if self.direct < DIRECT_MAX:
+                    self.direct += 1
+                self.tcp_result(i, code, now, False)
+                return
+            if self.direct > 0:
+                self.direct -= 1
+        self.watch(i, now)
+
+    cdef void launch_udp(self, int32_t i, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef uint8_t stale[8]
+        cdef const uint8_t *data = self.payload_at[slot.probe.port]
+        cdef size_t size = self.payload_size[slot.probe.port]
+        cdef ssize_t done
+        cdef int code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
+        if code == 0:
+            # What an earlier target of this socket still sent is none of this probe's.
+            if slot.watched:
+                self.icmp_reason_of(slot)
+                nray_take_error(slot.fd)
+            while recv(slot.fd, stale, sizeof(stale), MSG_DONTWAIT) >= 0:
+                pass
+            if data == NULL:
+                data = self.payload_text
+                size = self.payload_text_size
+            done = send(slot.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if done < 0 and errno == ECONNREFUSED:
+                done = send(slot.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if done < 0:
+                code = errno
+        if code == 0 or code == ECONNREFUSED:
+            self.watch(i, now)
+            return
+        self.local_result(i, code, now)
+
+    cdef void watch(self, int32_t i, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        if not slot.watched:
+            if nray_watch(self.epoll, slot.fd, EPOLLIN | EPOLLOUT | EPOLLET, <uint64_t>i, 1) != 0:
+                nray_disconnect(slot.fd)
+                self.fail_slot(i, REASON_BUFFERS, now)
+                return
+            slot.watched = 1
+        if slot.kind & 2:
+            self.await_answer(i, LINE_UDP)
+        else:
+            self.await_answer(i, LINE_FRESH if self.adaptive_ else LINE_TCP)
+
+    cdef void on_event(self, int32_t i, uint32_t events, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef int code
+        if not slot.waiting:
+            return
+        if slot.kind & 2:
+            self.on_udp(i, events, now)
+            return
+        code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
+        if code != EALREADY:
+            self.unlink(slot)
+            self.tcp_result(i, code, now, False)
+        elif events & EPOLLERR:
+            code = self.icmp_reason_of(slot)
+            if code != REASON_NONE:
+                self.unlink(slot)
+                nray_disconnect(slot.fd)
+                self.answer(i, icmp_state(<uint8_t>code), <uint8_t>code, now)
+                self.release(i)
+
+    cdef uint8_t icmp_reason_of(self, slot_t *slot) noexcept nogil:
+        """Empties the error queue; the reason of the last ICMP error about this probe."""
+        cdef int origin = 0, what, k
+        cdef uint8_t kind = 0, code = 0, reason = REASON_NONE, found
+        # A socket's queue holds at most what its receive buffer holds; anything beyond this
+        # many is left for the next event.
+        for k in range(64):
+            what = nray_queued_error(slot.fd, slot.probe.family, slot.probe.addr,
+                                     slot.probe.port, &origin, &kind, &code)
+            if what == 0:
+                break
+            if what == 1:
+                found = icmp4_reason(kind, code) if origin == 4 else icmp6_reason(kind, code)
+                if found != REASON_NONE:
+                    reason = found
+        return reason
+
+    cdef void tcp_result(self, int32_t i, int code, int64_t now, bint first) noexcept nogil:
+        """A connect() has come to an end with `code`; `first` if it was the first call."""
+        cdef slot_t *slot = &self.slots[i]
+        cdef uint8_t reason
+        if code == 0 or code == EISCONN:
+            if nray_is_self(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port):
+                nray_disconnect(slot.fd)
+                self.fail_slot(i, REASON_SELF, now)
+                return
+            self.answer(i, STATE_OPEN, REASON_SYN_ACK, now)
+            nray_disconnect(slot.fd)
+            if slot.watched:
+                self.icmp_reason_of(slot)
+            self.release(i)
+            return
+        if code == ECONNREFUSED:
+            # Without a look at the error queue an ICMP error would pass for the target's RST. Where the answer came at once there is no such
+            # thing: the kernel then leaves the socket connecting.
+            reason = self.icmp_reason_of(slot) if slot.watched else REASON_NONE
+            if reason != REASON_NONE:
+                # DESIGN.md, contract 2: a port unreachable is closed; all others are filtered.
+                self.answer(i, icmp_state(reason), reason, now)
+            else:
+                self.answer(i, STATE_CLOSED, REASON_CONN_REFUSED, now)
+            self.release(i)
+            return
+        if first or is_ours(code):
+            self.local_result(i, code, now)
+            return
+        reason = self.icmp_reason_of(slot)
+        nray_disconnect(slot.fd)
+        if reason == REASON_NONE:
+            if code == ECONNRESET or code == ECONNABORTED:
+                self.answer(i, STATE_CLOSED, REASON_RESET, now)
+                self.release(i)
+                return
+            if code == ETIMEDOUT:
+                reason = REASON_NO_RESPONSE
+            elif code == EHOSTUNREACH:
+                reason = REASON_HOST_UNREACH
+            elif code == ENETUNREACH:
+                reason = REASON_NET_UNREACH
+            elif code == EACCES or code == EPERM:
+                reason = REASON_ADMIN_PROHIBITED
+            else:
+                reason = REASON_DEST_UNREACH
+        self.answer(i, STATE_FILTERED, reason, now)
+        self.release(i)
+
+    cdef void local_result(self, int32_t i, int code, int64_t now) noexcept nogil:
+        """This machine refused to send: try later if that can help, else an error."""
+        cdef slot_t *slot = &self.slots[i]
+        nray_disconnect(slot.fd)
+        if is_ours(code):
+            self.shrink(now)
+            self.fail_slot(i, own_reason(code), now)
+            return
+        self.record(&slot.probe, slot.position, slot.slice, STATE_ERROR, own_reason(code), 0)
+        self.release(i)
+
+    cdef void on_udp(self, int32_t i, uint32_t events, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef uint8_t data[UDP_ANSWER_MAX]
+        cdef uint8_t reason = REASON_NONE
+        if recv(slot.fd, data, sizeof(data), MSG_DONTWAIT) >= 0:
+            self.unlink(slot)
+            self.answer(i, STATE_OPEN, REASON_UDP_RESPONSE, now)
+            self.release(i)
+            return
+        if errno == ECONNREFUSED or events & EPOLLERR:
+            reason = self.icmp_reason_of(slot)
+            nray_take_error(slot.fd)
+        if reason == REASON_NONE:
+            return
+        self.unlink(slot)
+        self.answer(i, icmp_state(reason), reason, now)
+        self.release(i)
+
+    cdef void expire(self, int64_t now) noexcept nogil:
+        cdef int which, k
+        cdef int32_t i
+        cdef slot_t *slot
+        for which in range(LINES):
+            for k in range(EXPIRE_MAX // LINES):
+                i = self.waiting[which].first
+                if i < 0:
+                    break
+                slot = &self.slots[i]
+                if slot.started + self.timeout_ns[which] > now:
+                    break
+                self.unlink(slot)
+                if which == LINE_FRESH and not self.hopeless(slot):
+                    self.await_answer(i, LINE_TCP)
+                    continue
+                if not slot.kind & 2:
+                    nray_disconnect(slot.fd)
+                    self.icmp_reason_of(slot)
+                if which == LINE_FRESH and self.try_again(i, now):
+                    continue
+                self.answer(i, STATE_OPEN_FILTERED if slot.kind & 2 else STATE_FILTERED,
+                            REASON_NO_RESPONSE, now)
+                self.release(i)
+
+    cdef bint hopeless(self, slot_t *slot) noexcept nogil:
+        """Whether this probe's network has shown that it would have answered by now."""
+        cdef uint64_t prefix = network_of(&slot.probe)
+        cdef network_t *network = self.network_at(prefix)
+        return (network.prefix == prefix and network.answers >= ANSWERS_ENOUGH
+                and 8 * <int64_t>network.slowest_us * 1000 <= IMPATIENT_NS)
+
+    cdef network_t *network_at(self, uint64_t prefix) noexcept nogil:
+        # Fibonacci hashing (Knuth, TAOCP 3, 6.4): the top bits of a multiplication.
+        return &self.networks[(prefix * <uint64_t>0x9E3779B97F4A7C15) >> 50]
+
+    cdef void note_speed(self, const probe_t *probe, int64_t took_us) noexcept nogil:
+        cdef uint64_t prefix = network_of(probe)
+        cdef network_t *network = self.network_at(prefix)
+        if network.prefix != prefix:
+            network.prefix = prefix
+            network.answers = 0
+            network.slowest_us = 0
+        network.answers += 1
+        if took_us > <int64_t>network.slowest_us:
+            network.slowest_us = <uint32_t>min(took_us, <int64_t>0xFFFFFFFF)
+
+    cdef bint try_again(self, int32_t i, int64_t now) noexcept nogil:
+        """Send a silent probe a second time, where the kernel would have; its socket is free."""
+        cdef slot_t *slot = &self.slots[i]
+        cdef item_t item
+        if not self.second_try or slot.second or self.retry_used >= RETRY_MAX:
+            return False
+        memset(&item, 0, sizeof(item_t))
+        item.probe = slot.probe
+        item.position = slot.position
+        item.slice = slot.slice
+        item.tries = slot.tries
+        item.second = 1
+        item.due = now
+        self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item
+        self.retry_used += 1
+        self.release(i)
+        return True
+
+    # ── how it ended ────────────────────────────────────────────────────────────────────────
+
+    cdef void answer(self, int32_t i, uint8_t state, uint8_t reason, int64_t now) noexcept nogil:
+        cdef slot_t *slot = &self.slots[i]
+        cdef int64_t took = 0
+        cdef bint told = (self.mask & (1 << state)) != 0
+        if reason != REASON_NO_RESPONSE and (told or self.adaptive_):
+            if now <= slot.started and told:
+                now = monotonic_ns()
+            took = max(1, (now - slot.started) // 1000)
+            if self.adaptive_ and not slot.kind & 2:
+                self.note_speed(&slot.probe, took)
+        self.record(&slot.probe, slot.position, slot.slice, state, reason, took)
+
+    cdef void record(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
+                     uint8_t reason, int64_t rtt_us) noexcept nogil:
+        cdef hit_t *hit
+        self.slices[slice].counts[state - 1] += 1
+        if state == STATE_ERROR:
+            self.slices[slice].errors[reason - REASON_DESCRIPTORS] += 1
+        if self.mask & (1 << state):
+            if self.hits_used == 0:
+                self.first_hit = monotonic_ns()
+            hit = &self.hits[self.hits_used]
+            memset(hit, 0, sizeof(hit_t))
+            hit.position = position
+            memcpy(hit.addr, probe.addr, 4 if probe.family == 4 else 16)
+            hit.rtt_us = <uint32_t>min(rtt_us, <int64_t>0xFFFFFFFF)
+            hit.state = state
+            hit.reason = reason
+            hit.family = probe.family
+            self.hit_slices[self.hits_used] = slice
+            self.hits_used += 1
+        self.finish_one(slice)
+
+    cdef void fail_slot(self, int32_t i, uint8_t reason, int64_t now) noexcept nogil:
+        """The probe in this slot was not sent; its socket is free again."""
+        cdef slot_t *slot = &self.slots[i]
+        cdef item_t item
+        memset(&item, 0, sizeof(item_t))
+        item.probe = slot.probe
+        item.position = slot.position
+        item.slice = slot.slice
+        item.tries = slot.tries
+        item.second = slot.second
+        self.release(i)
+        self.own_failure(&item, reason, now)
+
+    cdef void own_failure(self, item_t *item, uint8_t reason, int64_t now) noexcept nogil:
+        """A probe that this machine could not send: again later, with fewer in flight."""
+        cdef int64_t pause
+        item.tries += 1
+        if item.tries >= TRIES_MAX or self.retry_used >= RETRY_MAX:
+            self.record(&item.probe, item.position, item.slice, STATE_ERROR, reason, 0)
+            return
+        pause = 0 if reason == REASON_SELF else RETRY_FIRST_NS << (item.tries - 1)
+        item.due = now + min(pause, RETRY_LAST_NS)
+        self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item[0]
+        self.retry_used += 1

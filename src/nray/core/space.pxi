@@ -1,0 +1,453 @@
+# The numbered space of a segment, its order, and the addresses that must not be probed.
+#
+# A host is a number: IPv4 ranges first, then IPv6 ranges, then names. A probe's index is
+# host * ports + port; a keyed permutation (feistel.h) takes positions in scan order to indices.
+# Number to probe costs one permutation, one division and one look into the sorted ranges; nothing
+# is enumerated, so a /0 takes no more memory than a single address.
+
+import hashlib
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+cdef extern from "address.h" nogil:
+    enum:
+        NRAY_ADDRESS_TEXT_MAX
+    ctypedef struct nray_number_t:
+        uint64_t hi
+        uint64_t lo
+    uint32_t nray_load4(const uint8_t *bytes)
+    void nray_store4(uint8_t *bytes, uint32_t value)
+    nray_number_t nray_load6(const uint8_t *bytes)
+    void nray_store6(uint8_t *bytes, nray_number_t value)
+    nray_number_t nray_add(nray_number_t base, uint64_t offset)
+    bint nray_at_most(nray_number_t x, nray_number_t y)
+    bint nray_is_mapped(nray_number_t x)
+    size_t nray_rank4(const uint32_t *sorted, size_t count, uint32_t x)
+    size_t nray_rank6(const nray_number_t *sorted, size_t count, nray_number_t x)
+    char *nray_decimal(char *out, unsigned value)
+    char *nray_text4(char *out, const uint8_t *address)
+    char *nray_text6(char *out, const uint8_t *address)
+
+cdef extern from "feistel.h" nogil:
+    enum:
+        NRAY_FEISTEL_ROUNDS
+    ctypedef struct nray_feistel_t:
+        uint64_t size
+        uint64_t key[6]
+    uint64_t nray_mulhi(uint64_t x, uint64_t y)
+    void nray_feistel_init(nray_feistel_t *f, uint64_t size)
+    uint64_t nray_feistel_forward(const nray_feistel_t *f, uint64_t x)
+    uint64_t nray_feistel_backward(const nray_feistel_t *f, uint64_t x)
+
+# Positions, counts and sums of them stay within a signed 64-bit number everywhere (SQLite's too).
+SPACE_TOTAL_MAX = 2**63
+# Fewer key bytes than this would make the order guessable by trying.
+SPACE_KEY_BYTES_MIN = 16
+# A name's index is a uint32_t in probe_t.
+SPACE_NAMES_MAX = 2**32 - 1
+
+cdef enum:
+    # Bytes of a packed hit (hits.pxi): u64 position, 16 address, u32 rtt, u8 ttl, state, reason,
+    # family; little-endian, the address in network order.
+    RECORD_BYTES = 32
+    # " 65535/udp\n"
+    LINE_TAIL_MAX = 12
+
+cdef struct service_t:
+    uint16_t port
+    uint8_t protocol
+
+
+def check_ranges(ranges, int bits):
+    """Raises ValueError unless ranges are sorted, disjoint, inclusive and within ``bits`` bits."""
+    before = -1
+    for first, last in ranges:
+        if not before < first <= last:
+            raise ValueError("ranges must be sorted, disjoint and inclusive")
+        before = last
+    if before >> bits > 0:
+        raise ValueError(f"address beyond {bits} bits")
+
+
+cdef nray_number_t space_number(value):
+    cdef nray_number_t number
+    number.hi = value >> 64
+    number.lo = value & 0xFFFFFFFFFFFFFFFF
+    return number
+
+
+cdef object space_integer(nray_number_t number):
+    return (int(number.hi) << 64) | number.lo
+
+
+cdef class Space:
+    """The numbered probes of one segment, in the order of its key (see `_core.pyi`)."""
+
+    cdef nray_feistel_t order
+    cdef uint64_t hosts_            # addresses and names
+    cdef uint64_t addresses         # hosts below this are addresses, from it on names
+    cdef uint64_t total_
+    cdef uint64_t reciprocal        # (2^64 - 1) / ports, for the division by ports
+    cdef uint32_t ports_
+    cdef size_t range_count
+    cdef size_t range_count4        # ranges below this are IPv4
+    cdef uint64_t *range_host       # first host number of each range, ascending
+    cdef nray_number_t *range_base  # first address of each range
+    cdef uint32_t *guide            # range that holds host i << guide_shift; one entry more
+    cdef uint32_t guide_shift
+    cdef service_t *services
+
+    def __cinit__(self, ranges4, ranges6, names, ports, key):
+        check_ranges(ranges4, 32)
+        check_ranges(ranges6, 128)
+        if not 0 <= names <= SPACE_NAMES_MAX:
+            raise ValueError("number of names out of bounds")
+        if len(key) < SPACE_KEY_BYTES_MIN:
+            raise ValueError(f"key shorter than {SPACE_KEY_BYTES_MIN} bytes")
+        addresses = sum([last - first + 1 for first, last in ranges4])
+        addresses += sum([last - first + 1 for first, last in ranges6])
+        total = (addresses + names) * len(ports)
+        if total == 0:
+            raise ValueError("no probe in this space")
+        if total > SPACE_TOTAL_MAX:
+            raise OverflowError(f"{total} probes are more than 2^63")
+        self.addresses = addresses
+        self.hosts_ = addresses + names
+        self.total_ = total
+        self._set_services(ports)
+        self._set_ranges(ranges4, ranges6)
+        self._set_guide()
+        self._set_order(key)
+
+    def __dealloc__(self):
+        free(self.services)
+        free(self.range_host)
+        free(self.range_base)
+        free(self.guide)
+
+    cdef _set_services(self, ports):
+        cdef uint32_t i = 0
+        if len(ports) > 2 * 65535:
+            raise ValueError("more ports than there are")
+        self.ports_ = len(ports)
+        self.reciprocal = <uint64_t>0xFFFFFFFFFFFFFFFF // self.ports_
+        self.services = <service_t *>calloc(self.ports_, sizeof(service_t))
+        if self.services == NULL:
+            raise MemoryError
+        for protocol, port in ports:
+            if protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
+                raise ValueError(f"no such port: protocol {protocol}, port {port}")
+            self.services[i].protocol = protocol
+            self.services[i].port = port
+            i += 1
+
+    cdef _set_ranges(self, ranges4, ranges6):
+        cdef size_t i = 0
+        cdef uint64_t host = 0
+        self.range_count4 = len(ranges4)
+        self.range_count = self.range_count4 + len(ranges6)
+        # one more than needed: calloc of nothing may be NULL
+        self.range_host = <uint64_t *>calloc(self.range_count + 1, sizeof(uint64_t))
+        self.range_base = <nray_number_t *>calloc(self.range_count + 1, sizeof(nray_number_t))
+        if self.range_host == NULL or self.range_base == NULL:
+            raise MemoryError
+        for ranges in (ranges4, ranges6):
+            for first, last in ranges:
+                self.range_host[i] = host
+                self.range_base[i] = space_number(first)
+                host += <uint64_t>(last - first + 1)
+                i += 1
+
+    cdef _set_guide(self):
+        # The table has at least one entry for every two ranges, at most two for each: where ranges
+        # are spread evenly, the search that follows it has a step or two, not log2(ranges).
+        cdef size_t entries = 0
+        cdef size_t i, at = 0
+        if self.range_count:
+            while ((self.addresses - 1) >> self.guide_shift) >= 2 * self.range_count:
+                self.guide_shift += 1
+            entries = ((self.addresses - 1) >> self.guide_shift) + 1
+        self.guide = <uint32_t *>calloc(entries + 1, sizeof(uint32_t))
+        if self.guide == NULL:
+            raise MemoryError
+        for i in range(entries):
+            while at + 1 < self.range_count and self.range_host[at + 1] <= i << self.guide_shift:
+                at += 1
+            self.guide[i] = at
+        self.guide[entries] = self.range_count - 1 if entries else 0
+
+    cdef _set_order(self, key):
+        cdef int i
+        nray_feistel_init(&self.order, self.total_)
+        stream = hashlib.shake_256(b"nray order 1\0" + bytes(key)).digest(8 * NRAY_FEISTEL_ROUNDS)
+        for i in range(NRAY_FEISTEL_ROUNDS):
+            self.order.key[i] = int.from_bytes(stream[8 * i:8 * i + 8], "little")
+
+    @property
+    def hosts(self):
+        return self.hosts_
+
+    @property
+    def ports(self):
+        return self.ports_
+
+    @property
+    def total(self):
+        return self.total_
+
+    cdef inline size_t _range_of(self, uint64_t host) noexcept nogil:
+        """The range that holds a host below `addresses`."""
+        cdef uint64_t slot = host >> self.guide_shift
+        cdef size_t low = self.guide[slot]
+        cdef size_t high = self.guide[slot + 1]
+        cdef size_t middle
+        while low < high:
+            middle = low + (high - low + 1) // 2
+            if self.range_host[middle] <= host:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    cdef inline void _fill(self, uint64_t index, probe_t *out) noexcept nogil:
+        """The probe of an index below `total`."""
+        # A division by multiplication: the quotient is right or one too small, because index is
+        # at most 2^63 and the reciprocal is less than one off (Granlund, Montgomery 1994).
+        cdef uint64_t host = nray_mulhi(index, self.reciprocal)
+        cdef uint64_t rest = index - host * self.ports_
+        cdef size_t i
+        cdef nray_number_t address
+        if rest >= self.ports_:
+            rest -= self.ports_
+            host += 1
+        out.port = self.services[rest].port
+        out.protocol = self.services[rest].protocol
+        if host >= self.addresses:
+            out.family = 0
+            out.name = <uint32_t>(host - self.addresses)
+            memset(out.addr, 0, 16)
+            return
+        i = self._range_of(host)
+        address = nray_add(self.range_base[i], host - self.range_host[i])
+        out.name = 0
+        if i < self.range_count4:
+            out.family = 4
+            memset(out.addr, 0, 16)
+            nray_store4(out.addr, <uint32_t>address.lo)
+        else:
+            out.family = 6
+            nray_store6(out.addr, address)
+
+    cdef int locate(self, uint64_t position, probe_t *out) noexcept nogil:
+        """Fills `out` with the probe at a position in scan order; -1 if there is no such."""
+        if position >= self.total_:
+            return -1
+        self._fill(nray_feistel_forward(&self.order, position), out)
+        return 0
+
+    def index(self, position):
+        if not 0 <= position < self.total_:
+            raise IndexError(f"position {position} of {self.total_}")
+        return nray_feistel_forward(&self.order, position)
+
+    def position(self, index):
+        if not 0 <= index < self.total_:
+            raise IndexError(f"index {index} of {self.total_}")
+        return nray_feistel_backward(&self.order, index)
+
+    def at(self, position):
+        cdef probe_t probe
+        if not 0 <= position < self.total_:
+            raise IndexError(f"position {position} of {self.total_}")
+        self.locate(position, &probe)
+        if probe.family == 0:
+            host = probe.name
+        elif probe.family == 4:
+            host = nray_load4(probe.addr)
+        else:
+            host = space_integer(nray_load6(probe.addr))
+        return probe.family, host, probe.protocol, probe.port
+
+    def listing(self, start, count, names=()):
+        cdef uint64_t position, end
+        cdef size_t used = 0, size = 4096, length
+        cdef probe_t probe
+        cdef char *text
+        cdef char *grown
+        cdef char *at
+        cdef bytes name
+        if start < 0 or count < 0:
+            raise IndexError(f"no slice of {count} from {start}")
+        if <uint64_t>len(names) != self.hosts_ - self.addresses:
+            raise ValueError("as many names are needed as the space has")
+        position = min(start, self.total_)
+        end = min(start + count, self.total_)
+        text = <char *>malloc(size)
+        if text == NULL:
+            raise MemoryError
+        try:
+            while position < end:
+                self.locate(position, &probe)
+                name = names[probe.name].encode("ascii") if probe.family == 0 else b""
+                length = len(name) + NRAY_ADDRESS_TEXT_MAX + LINE_TAIL_MAX
+                if used + length > size:
+                    size = 2 * size + length
+                    grown = <char *>realloc(text, size)
+                    if grown == NULL:
+                        raise MemoryError
+                    text = grown
+                at = text + used
+                if probe.family == 4:
+                    at = nray_text4(at, probe.addr)
+                elif probe.family == 6:
+                    at = nray_text6(at, probe.addr)
+                else:
+                    memcpy(at, <const char *>name, len(name))
+                    at += len(name)
+                at[0] = b" "
+                at = nray_decimal(at + 1, probe.port)
+                memcpy(at, b"/tcp\n" if probe.protocol == PROTO_TCP else b"/udp\n", 5)
+                used = at + 5 - text
+                position += 1
+            return PyBytes_FromStringAndSize(text, used)
+        finally:
+            free(text)
+
+    def decode(self, packed, Exclusions exclusions not None):
+        cdef const uint8_t[::1] view = packed
+        cdef const uint8_t *record
+        cdef size_t count = view.shape[0] // RECORD_BYTES
+        cdef size_t i
+        cdef probe_t probe
+        cdef uint64_t position
+        cdef uint32_t rtt
+        cdef char text[NRAY_ADDRESS_TEXT_MAX]
+        cdef char *end
+        cdef object name
+        cdef list found = []
+        if count * RECORD_BYTES != <size_t>view.shape[0]:
+            raise ValueError(f"hits are records of {RECORD_BYTES} bytes, not {len(packed)} in all")
+        for i in range(count):
+            record = &view[i * RECORD_BYTES]
+            memcpy(&position, record, 8)  # little-endian, as is every machine we build for
+            memcpy(&rtt, record + 24, 4)
+            if self.locate(position, &probe) < 0:
+                raise ValueError(f"hit at {position}, beyond the space of {self.total_}")
+            if probe.family == 0:
+                name = probe.name
+                probe.family = record[31]
+                memcpy(probe.addr, record + 8, 16)
+                if not record_plausible(&probe) or exclusions.covers_probe(&probe):
+                    raise ValueError(f"hit at {position}: no address that its name may have")
+            else:
+                name = -1
+                if record[31] != probe.family or memcmp(probe.addr, record + 8, 16) != 0:
+                    raise ValueError(f"hit at {position}: not the address that stands there")
+            end = text
+            if probe.family == 4:
+                end = nray_text4(text, probe.addr)
+            elif probe.family == 6:
+                end = nray_text6(text, probe.addr)
+            found.append((
+                position, name, text[:end - text].decode("ascii"), probe.protocol, probe.port,
+                record[29], record[30], record[28], rtt,
+            ))
+        return found
+
+
+cdef bint record_plausible(const probe_t *probe) noexcept nogil:
+    """Whether family and address of a name fit: what an address leaves free is zero.
+
+    Family 0 is a name that did not resolve.
+    """
+    cdef int i
+    if probe.family == 6:
+        return True
+    if probe.family != 4 and probe.family != 0:
+        return False
+    for i in range(probe.family, 16):
+        if probe.addr[i]:
+            return False
+    return True
+
+
+cdef class Exclusions:
+    """Addresses that must never be probed (see `_core.pyi`)."""
+
+    cdef size_t count4, count6
+    cdef uint32_t *first4
+    cdef uint32_t *last4
+    cdef nray_number_t *first6
+    cdef nray_number_t *last6
+
+    def __cinit__(self, ranges4, ranges6):
+        cdef size_t i
+        check_ranges(ranges4, 32)
+        check_ranges(ranges6, 128)
+        self.count4 = len(ranges4)
+        self.count6 = len(ranges6)
+        self.first4 = <uint32_t *>calloc(self.count4 + 1, sizeof(uint32_t))
+        self.last4 = <uint32_t *>calloc(self.count4 + 1, sizeof(uint32_t))
+        self.first6 = <nray_number_t *>calloc(self.count6 + 1, sizeof(nray_number_t))
+        self.last6 = <nray_number_t *>calloc(self.count6 + 1, sizeof(nray_number_t))
+        if not (self.first4 and self.last4 and self.first6 and self.last6):
+            raise MemoryError
+        for i, (first, last) in enumerate(ranges4):
+            self.first4[i] = first
+            self.last4[i] = last
+        for i, (first, last) in enumerate(ranges6):
+            self.first6[i] = space_number(first)
+            self.last6[i] = space_number(last)
+
+    def __dealloc__(self):
+        free(self.first4)
+        free(self.last4)
+        free(self.first6)
+        free(self.last6)
+
+    cdef inline bint _covers4(self, uint32_t address) noexcept nogil:
+        cdef size_t rank = nray_rank4(self.first4, self.count4, address)
+        return rank > 0 and address <= self.last4[rank - 1]
+
+    cdef inline bint _covers6(self, nray_number_t address) noexcept nogil:
+        cdef size_t rank
+        if nray_is_mapped(address):
+            return self._covers4(<uint32_t>address.lo)
+        rank = nray_rank6(self.first6, self.count6, address)
+        return rank > 0 and nray_at_most(address, self.last6[rank - 1])
+
+    cdef bint covers_probe(self, const probe_t *probe) noexcept nogil:
+        """Whether a probe must not be sent; a name that is still to be resolved may be."""
+        if probe.family == 4:
+            return self._covers4(nray_load4(probe.addr))
+        if probe.family == 6:
+            return self._covers6(nray_load6(probe.addr))
+        return False
+
+    def covers(self, int family, address):
+        if family not in (4, 6) or address < 0 or address >> (32 if family == 4 else 128):
+            raise ValueError(f"no IPv{family} address: {address}")
+        return self._covers4(address) if family == 4 else self._covers6(space_number(address))
+
+
+def _locate_benchmark(
+    Space space not None, uint64_t start, uint64_t count, Exclusions exclusions=None
+):
+    """(seconds, a sum that keeps the loop alive) for locating, and if asked checking, `count` probes: for bench/."""
+    cdef probe_t probe
+    cdef uint64_t position
+    cdef uint64_t kept = 0
+    import time
+    began = time.perf_counter()
+    if exclusions is None:
+        with nogil:
+            for position in range(start, start + count):
+                space.locate(position, &probe)
+                kept += probe.addr[3]
+    else:
+        with nogil:
+            for position in range(start, start + count):
+                space.locate(position, &probe)
+                kept += not exclusions.covers_probe(&probe)
+    return time.perf_counter() - began, kept

@@ -1,0 +1,1 @@
+"""Application-layer modules, each one file. None is here yet."""

@@ -1,0 +1,1 @@
+"""Connection and reconnection, work credit, the supervisor of workers, name resolution."""

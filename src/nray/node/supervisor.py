@@ -1,0 +1,361 @@
+"""Keeps the worker processes of a node busy, and replaces those that die.
+
+It takes leases from its *office* (a server at the other end of a wire, or the scheduler in the
+same process), hands each to one worker, and brings the findings back. What it promises: a lease
+that was given is reported as done exactly once, whatever becomes of the worker that had it,
+unless the supervisor itself is cancelled. Hits may be reported twice when a slice was begun
+again; the scheduler takes each once.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from nray import UserError
+from nray.node.resolver import Resolver
+from nray.targets.segment import Segment
+from nray.wire.messages import Settings
+from nray.worker import protocol
+from nray.worker.forkserver import ForkServer
+
+log = logging.getLogger("nray.node")
+
+#: A slice that has seen so many workers die is given up: it is likely to be the cause.
+DEATHS_MAX = 3
+#: Workers that died in a row without ending a single slice, after which it is this machine
+#: that cannot run workers.
+DEATHS_IN_A_ROW_MAX = 12
+RECEIVE_BYTES = 1 << 18
+#: Position of ``error`` among the eight counts of a slice.
+ERROR_COUNT = 4
+
+
+class WorkersFail(UserError):
+    """Worker processes die as fast as they are started."""
+
+    exit_status = 1
+
+
+class LeaseLike(Protocol):
+    """A slice to be scanned."""
+
+    @property
+    def lease(self) -> int: ...
+    @property
+    def segment(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Part of what a lease has brought; with ``done``, the last part, counts set."""
+
+    lease: int
+    hits: bytes
+    done: bool
+    counts: tuple[int, ...]
+    errors: dict[str, int]
+
+
+class Office(Protocol):
+    """Where leases come from and findings go."""
+
+    def want(self, leases: int) -> None:
+        """So many leases more are wanted. Must not block."""
+
+    async def found(self, outcome: Outcome) -> None:
+        """Take a part of a lease's findings; waiting holds the worker back."""
+
+
+@dataclass(eq=False)
+class _Hand:
+    """One worker process, as seen from here."""
+
+    stream: trio.SocketStream
+    pid: int = 0
+    wants: int = protocol.SLICES_AHEAD
+    holds: dict[int, LeaseLike] = field(default_factory=dict)
+    spaces: set[int] = field(default_factory=set)
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    sent: int = 0
+    ended_any: bool = False
+
+    async def send(self, *messages: protocol.ToWorker) -> None:
+        """A worker that is gone is noticed where its socket is read, not here."""
+        async with self.lock:
+            try:
+                await self.stream.send_all(b"".join(map(protocol.pack, messages)))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+
+class Supervisor:
+    """Runs a scan's leases on worker processes.
+
+    Args:
+        fork_server: starts workers; stays the caller's to close.
+        settings: how to scan.
+        processes: how many workers.
+        office: where leases come from.
+        ahead: leases kept here beyond what the workers have: one round trip's worth.
+        sockets: workers that were already asked for, to be used first.
+    """
+
+    def __init__(
+        self,
+        fork_server: ForkServer,
+        settings: Settings,
+        processes: int,
+        office: Office,
+        *,
+        ahead: int = 0,
+        resolver: Resolver | None = None,
+        sockets: list[socket.socket] | None = None,
+    ) -> None:
+        self._fork_server = fork_server
+        self._settings = settings
+        # With fewer probes in flight than processes, some would have nothing to do.
+        self._processes = min(processes, settings.workers or processes)
+        self._office = office
+        self._ahead = ahead
+        self._resolver = resolver or Resolver()
+        self._ready = list(sockets or ())
+        self._hands: set[_Hand] = set()
+        self._stock: deque[LeaseLike] = deque()
+        self._asked = 0
+        self._segments: dict[int, Segment] = {}
+        self._spaces: dict[int, protocol.Space] = {}
+        self._deaths: dict[int, int] = {}
+        self._deaths_in_a_row = 0
+        self._sent_before = 0
+        self._paused = False
+        self._changed = trio.Event()
+        fork_server.set_rate(settings.ratelimit)
+
+    # ── from the office ─────────────────────────────────────────────────────────────────────
+
+    def add_segment(self, segment: Segment) -> None:
+        """Make a segment known, before its first lease."""
+        self._segments[segment.id] = segment
+
+    def give(self, lease: LeaseLike) -> None:
+        """Take a lease to be scanned."""
+        self._asked = max(0, self._asked - 1)
+        self._stock.append(lease)
+        self._changed.set()
+
+    def ask_again(self) -> None:
+        """The office has forgotten what was asked of it (a new connection): ask anew."""
+        self._asked = 0
+        self._changed.set()
+
+    async def pause(self, on: bool) -> None:
+        """Hold new probes back, or go on; those in flight end as ever."""
+        if on == self._paused:
+            return
+        self._paused = on
+        for hand in list(self._hands):
+            await hand.send(protocol.Pause(on))
+
+    @property
+    def sent(self) -> int:
+        """Probes started so far."""
+        return self._sent_before + sum(hand.sent for hand in self._hands)
+
+    @property
+    def leases(self) -> set[int]:
+        """Leases that were given and are not done."""
+        return {each.lease for each in self._stock}.union(*(hand.holds for hand in self._hands))
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of the workers that have started."""
+        return sorted(hand.pid for hand in self._hands if hand.pid)
+
+    # ── its own life ────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Work until cancelled; workers then end, and what they had in hand is lost.
+
+        Raises:
+            WorkersFail: workers die one after the other.
+        """
+        async with trio.open_nursery() as nursery:
+            for index in range(self._processes):
+                nursery.start_soon(self._keep_worker, index)
+            while True:
+                await self._dispatch(nursery)
+                await self._changed.wait()
+                self._changed = trio.Event()
+
+    async def _keep_worker(self, index: int) -> None:
+        while True:
+            sock = self._ready.pop() if self._ready else self._fork_server.spawn()
+            hand = _Hand(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+            self._hands.add(hand)
+            try:
+                await self._serve(hand, index)
+            finally:
+                self._hands.discard(hand)
+                self._sent_before += hand.sent
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(hand.stream)
+            await self._bury(hand)
+
+    async def _serve(self, hand: _Hand, index: int) -> None:
+        """Talk to a worker until it ends."""
+        await hand.send(_configure(self._settings, index, self._processes))
+        if self._paused:
+            await hand.send(protocol.Pause(True))
+        self._changed.set()
+        unpacker = protocol.Unpacker(at_worker=False)
+        while True:
+            try:
+                data = await hand.stream.receive_some(RECEIVE_BYTES)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            for message in unpacker.feed(data):
+                await self._handle(hand, message)
+
+    async def _handle(self, hand: _Hand, message: object) -> None:
+        match message:
+            case protocol.Started(pid):
+                hand.pid = pid
+            case protocol.Want(slices):
+                hand.wants += slices
+                self._changed.set()
+            case protocol.Found(lease, hits, done, counts, errors, sent):
+                hand.sent = sent
+                if done:
+                    hand.holds.pop(lease, None)
+                    self._deaths.pop(lease, None)
+                    hand.ended_any = True
+                    self._deaths_in_a_row = 0
+                await self._office.found(Outcome(lease, hits, done, counts, errors))
+
+    async def _bury(self, hand: _Hand) -> None:
+        """A worker has died: its slices begin again with others, unless they are the cause."""
+        how = self._fork_server.ended().get(hand.pid, "gone")
+        log.warning(
+            "worker %s %s; its %d slices begin again", hand.pid or "?", how, len(hand.holds)
+        )
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > DEATHS_IN_A_ROW_MAX:
+            raise WorkersFail(f"worker processes die one after the other, the last: {how}")
+        for lease in reversed(hand.holds.values()):
+            deaths = self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
+            if deaths < DEATHS_MAX:
+                self._stock.appendleft(lease)
+            else:
+                await self._give_up(lease)
+        self._changed.set()
+
+    async def _give_up(self, lease: LeaseLike) -> None:
+        log.error("slice %d+%d ended %d workers; given up", lease.start, lease.count, DEATHS_MAX)
+        self._deaths.pop(lease.lease, None)
+        counts = [0] * 8
+        counts[ERROR_COUNT] = lease.count
+        errors = {"worker-died": lease.count}
+        await self._office.found(Outcome(lease.lease, b"", True, tuple(counts), errors))
+
+    # ── leases to workers ───────────────────────────────────────────────────────────────────
+
+    async def _dispatch(self, nursery: trio.Nursery) -> None:
+        """Hand the stock out, and ask for what is missing."""
+        while self._stock:
+            hand = max(self._hands, key=lambda each: each.wants, default=None)
+            if hand is None or hand.wants <= 0:
+                break
+            lease = self._stock.popleft()
+            hand.wants -= 1
+            hand.holds[lease.lease] = lease
+            segment = self._segments[lease.segment]
+            if segment.names or segment.excluded_names:
+                nursery.start_soon(self._hand_over, hand, lease, segment)
+            else:
+                await self._hand_over(hand, lease, segment)
+        room = sum(max(0, each.wants) for each in self._hands) + self._ahead
+        missing = room - len(self._stock) - self._asked
+        if missing > 0:
+            self._asked += missing
+            self._office.want(missing)
+
+    async def _hand_over(self, hand: _Hand, lease: LeaseLike, segment: Segment) -> None:
+        addresses = None
+        if segment.names:
+            addresses = await self._addresses(segment, lease)
+        messages: list[protocol.ToWorker] = []
+        space = await self._space(segment)
+        if segment.id not in hand.spaces:
+            hand.spaces.add(segment.id)
+            messages.append(space)
+        messages.append(
+            protocol.Slice(lease.lease, lease.segment, lease.start, lease.count, addresses)
+        )
+        await hand.send(*messages)
+
+    async def _addresses(self, segment: Segment, lease: LeaseLike) -> dict[int, list[bytes]]:
+        """What the names in a slice resolve to, by their index."""
+        at = segment.space.at
+        probes = (at(position) for position in range(lease.start, lease.start + lease.count))
+        indexes = {number for family, number, _, _ in probes if family == 0}
+        found = await self._resolver.all({segment.names[index] for index in indexes})
+        return {index: found[segment.names[index]] for index in indexes}
+
+    async def _space(self, segment: Segment) -> protocol.Space:
+        """The space as workers get it: exclusions with what excluded names resolve to here."""
+        if segment.id not in self._spaces:
+            excluded4, excluded6 = list(segment.excluded4), list(segment.excluded6)
+            away = await self._resolver.all(set(segment.excluded_names))
+            for name, addresses in away.items():
+                if not addresses:
+                    log.warning("excluded name %s has no address here: nothing to exclude", name)
+                for address in addresses:
+                    number = int.from_bytes(address, "big")
+                    (excluded4 if len(address) == 4 else excluded6).append((number, number))
+            self._spaces[segment.id] = protocol.Space(
+                segment.id,
+                protocol.range_bytes(list(segment.ranges4), 4),
+                protocol.range_bytes(list(segment.ranges6), 16),
+                len(segment.names),
+                list(segment.ports),
+                segment.key,
+                protocol.range_bytes(_merged(excluded4), 4),
+                protocol.range_bytes(_merged(excluded6), 16),
+            )
+        return self._spaces[segment.id]
+
+
+def _merged(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    from nray.targets.ranges import merge
+
+    return list(merge(pairs))
+
+
+def _configure(settings: Settings, index: int, processes: int) -> protocol.Configure:
+    """What worker ``index`` of so many is told; it gets its share of the probes in flight."""
+    window = 0
+    if settings.workers:
+        share, more = divmod(settings.workers, processes)
+        window = max(1, share + (index < more))
+    return protocol.Configure(
+        window,
+        settings.tcp_timeout_ms / 1000,
+        settings.udp_timeout_ms / 1000,
+        settings.states,
+        settings.udp_payload,
+        settings.udp_payloads,
+        settings.udp_fast,
+        settings.adaptive,
+    )

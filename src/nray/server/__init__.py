@@ -1,0 +1,1 @@
+"""The scheduler (pools, leases, fencing) and the listener."""

@@ -1,0 +1,397 @@
+"""Who scans what: pools, slices, leases. No clock, no I/O, no randomness of its own.
+
+A *slice* is a run of positions of one segment in one pool. It is open from the first time that
+it is leased until a report ends it. A *lease* gives an open slice to a node under a number that is
+never given twice. When a node is lost its slices go to others under new numbers; the old
+numbers stay good for as long as the slice is open, so a late report is taken or dropped, and is
+never an error.
+
+Hits are taken as they come, before their slice ends. A slice that is run again finds many of
+them again, so each open slice remembers what was reported, and hands on only what is new.
+
+Laws, held by the tests: every position of every segment is in exactly one of not yet leased,
+open, done, for each pool; a hit is handed on once for each pool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nray.ledger.intervals import IntervalSet
+
+#: The first slices of a node, before it is known how fast it is.
+SLICE_FIRST = 512
+#: Smaller slices than this cost more in messages than they save in waiting at the end.
+SLICE_LEAST = 64
+#: A slice holds at most so much work of the worker that gets it: what is lost with a node, and
+#: what has to be waited for at the end, is bounded by it.
+SLICE_SECONDS = 15.0
+#: Names are resolved slice by slice, and a slice's positions are then walked one by one.
+SLICE_NAMES_MOST = 4096
+#: Of what is left, a node gets at most a quarter of its share at once.
+SHARE = 4
+
+RECORD_BYTES = 32
+#: Position and address: what makes a hit the same hit.
+_KEY_BYTES = 24
+
+
+class FaultyReport(Exception):
+    """A report that cannot be true: its node is not to be trusted with this scan."""
+
+
+class SegmentLike(Protocol):
+    """What the scheduler needs to know of a segment."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def probes(self) -> int: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease as it is given out."""
+
+    lease: int
+    segment: int
+    start: int
+    count: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the probes of ended slices ended; `addresses` are those of names beyond the first."""
+
+    open: int = 0
+    closed: int = 0
+    filtered: int = 0
+    open_filtered: int = 0
+    error: int = 0
+    excluded: int = 0
+    skipped: int = 0
+    addresses: int = 0
+
+    def add(self, counts: tuple[int, ...]) -> None:
+        """Add eight counts in the order of the fields."""
+        for name, count in zip(self.__slots__, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
+
+
+@dataclass(slots=True, eq=False)
+class _Slice:
+    segment: int
+    start: int
+    count: int
+    leases: list[int] = field(default_factory=list)
+    node: Node | None = None
+    granted_at: float = 0.0
+    seen: set[bytes] = field(default_factory=set)
+
+    def new_hits(self, hits: bytes) -> bytes:
+        """Those of the hits that were not reported before; remembers them.
+
+        Not only a second lease brings hits again: a node whose worker died begins a slice
+        again under the lease that it has.
+        """
+        keys = _keys(hits)
+        fresh = set(keys) - self.seen
+        self.seen |= fresh
+        if len(fresh) == len(keys):
+            return hits
+        parts = []
+        for i, key in enumerate(keys):
+            if key in fresh:
+                fresh.discard(key)
+                parts.append(hits[i * RECORD_BYTES : (i + 1) * RECORD_BYTES])
+        return b"".join(parts)
+
+
+def _keys(hits: bytes) -> list[bytes]:
+    return [hits[i : i + _KEY_BYTES] for i in range(0, len(hits), RECORD_BYTES)]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A node as the scheduler sees it."""
+
+    node_id: str
+    pool: int
+    processes: int
+    wanted: int = 0
+    holds: set[_Slice] = field(default_factory=set)
+    #: Probes a second of one lease, smoothed; 0 until the first lease has ended.
+    rate: float = 0.0
+    #: The largest slice that it has ended.
+    largest: int = 0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One pool's account of one segment."""
+
+    total: int
+    names: bool
+    cursor: int = 0
+    returned: deque[_Slice] = field(default_factory=deque)
+    done: IntervalSet = field(default_factory=IntervalSet)
+
+    @property
+    def left(self) -> int:
+        """Positions that are not leased now and not done."""
+        return self.total - self.cursor + sum(each.count for each in self.returned)
+
+
+@dataclass(slots=True)
+class Pool:
+    """One vantage point: its own account of every segment."""
+
+    number: int
+    segments: dict[int, _Progress] = field(default_factory=dict)
+    nodes: set[Node] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+    errors: dict[str, int] = field(default_factory=dict)
+    hits: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(each.total for each in self.segments.values())
+
+    @property
+    def done(self) -> int:
+        return sum(each.done.total for each in self.segments.values())
+
+    @property
+    def left(self) -> int:
+        return sum(each.left for each in self.segments.values())
+
+
+class Scheduler:
+    """Leases the slices of a scan to nodes, pool by pool.
+
+    Args:
+        pools: how many pools; each scans everything.
+        slice_most: a cap on slices, 0 for none (the ``max…PerBatch`` keys).
+        ratelimit: probes that a node may start each second, 0 for no limit; keeps the first
+            slices of a slow scan short.
+    """
+
+    def __init__(self, *, pools: int = 1, slice_most: int = 0, ratelimit: float = 0.0) -> None:
+        self.pools = [Pool(number) for number in range(pools)]
+        self._slice_most = slice_most
+        self._ratelimit = ratelimit
+        self._next_lease = 1
+        self._by_lease: dict[int, tuple[Pool, _Slice]] = {}
+        self._open_segments = True
+
+    # ── segments ────────────────────────────────────────────────────────────────────────────
+
+    def add_segment(self, segment: SegmentLike) -> None:
+        """Append a segment to every pool's work."""
+        for pool in self.pools:
+            pool.segments[segment.id] = _Progress(segment.probes, bool(segment.names))
+
+    def end_segments(self) -> None:
+        """No more segments will come: the scan is over when those there are done."""
+        self._open_segments = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is done, in every pool."""
+        return not self._open_segments and all(pool.done == pool.total for pool in self.pools)
+
+    # ── nodes ───────────────────────────────────────────────────────────────────────────────
+
+    def choose_pool(self, preferred: int = -1) -> int:
+        """The preferred pool if there is such, else the first of those with fewest nodes."""
+        if 0 <= preferred < len(self.pools):
+            return preferred
+        return min(self.pools, key=lambda pool: (len(pool.nodes), pool.number)).number
+
+    def join(self, node_id: str, pool: int, processes: int) -> Node:
+        """A node comes in."""
+        node = Node(node_id, pool, max(1, processes))
+        self.pools[pool].nodes.add(node)
+        return node
+
+    def leave(self, node: Node) -> int:
+        """A node is gone: its slices go to others. Returns how many.
+
+        Reports under its leases are still taken as long as the slice is open.
+        """
+        pool = self.pools[node.pool]
+        pool.nodes.discard(node)
+        count = len(node.holds)
+        for each in sorted(node.holds, key=lambda each: (each.segment, each.start)):
+            self._give_back(each, pool)
+        node.holds.clear()
+        node.wanted = 0
+        return count
+
+    def keep_only(self, node: Node, leases: set[int]) -> int:
+        """A node has come back and holds only these leases: the rest was lost on the way.
+
+        Returns how many slices go to others.
+        """
+        lost = [each for each in node.holds if each.leases[-1] not in leases]
+        for each in sorted(lost, key=lambda each: (each.segment, each.start)):
+            node.holds.discard(each)
+            self._give_back(each, self.pools[node.pool])
+        return len(lost)
+
+    def _give_back(self, work: _Slice, pool: Pool) -> None:
+        work.node = None
+        pool.segments[work.segment].returned.append(work)
+
+    # ── leases ──────────────────────────────────────────────────────────────────────────────
+
+    def want(self, node: Node, leases: int) -> None:
+        """The node is ready for so many slices more."""
+        node.wanted += leases
+
+    def grant(self, node: Node, now: float) -> list[Grant]:
+        """As many leases as the node wants and there are; seconds of any steady clock."""
+        granted = []
+        while node.wanted > 0:
+            work = self._next_slice(node)
+            if work is None:
+                break
+            node.wanted -= 1
+            lease = self._next_lease
+            self._next_lease += 1
+            work.leases.append(lease)
+            work.node = node
+            work.granted_at = now
+            node.holds.add(work)
+            self._by_lease[lease] = (self.pools[node.pool], work)
+            granted.append(Grant(lease, work.segment, work.start, work.count))
+        return granted
+
+    def _next_slice(self, node: Node) -> _Slice | None:
+        pool = self.pools[node.pool]
+        for number, progress in pool.segments.items():
+            if progress.returned:
+                return progress.returned.popleft()
+            if progress.cursor < progress.total:
+                count = self._size(node, pool, progress)
+                work = _Slice(number, progress.cursor, count)
+                progress.cursor += count
+                return work
+        return None
+
+    def _size(self, node: Node, pool: Pool, progress: _Progress) -> int:
+        """Guided self-scheduling (Polychronopoulos & Kuck 1987), started small and capped."""
+        left = progress.total - progress.cursor
+        processes = sum(each.processes for each in pool.nodes)
+        share = left // max(SHARE * len(pool.nodes), 2 * processes)
+        if node.rate > 0:
+            work = min(2 * node.largest, int(node.rate * SLICE_SECONDS))
+        else:
+            work = SLICE_FIRST
+        if self._ratelimit:
+            # With a fixed rate the time of a slice is known before it was measured.
+            each = self._ratelimit / node.processes
+            work = min(work, max(1, int(each * (SLICE_SECONDS if node.rate else 1.0))))
+            least = min(SLICE_LEAST, max(1, int(each)))
+        else:
+            least = SLICE_LEAST
+        size = max(least, min(share, work))
+        if progress.names:
+            size = min(size, SLICE_NAMES_MOST)
+        if self._slice_most:
+            size = min(size, self._slice_most)
+        return min(size, left)
+
+    # ── reports ─────────────────────────────────────────────────────────────────────────────
+
+    def report(
+        self,
+        lease: int,
+        hits: bytes,
+        *,
+        done: bool = False,
+        counts: tuple[int, ...] = (),
+        errors: dict[str, int] | None = None,
+        now: float = 0.0,
+    ) -> tuple[Pool, int, bytes] | None:
+        """Take a report.
+
+        Args:
+            counts: eight counts in the order of `Tally`, with ``done``.
+
+        Returns:
+            the pool, the segment and those hits that are new; None if the slice is not open any
+            more (or never was): then the report is to be forgotten.
+
+        Raises:
+            FaultyReport: a hit lies outside of its slice, or the counts do not add up.
+        """
+        found = self._by_lease.get(lease)
+        if found is None:
+            return None
+        pool, work = found
+        _check_hits(work, hits)
+        if done:
+            _check_counts(work, counts)
+        fresh = work.new_hits(hits)
+        pool.hits += len(fresh) // RECORD_BYTES
+        if done:
+            self._close(pool, work, counts, errors or {}, now)
+        return pool, work.segment, fresh
+
+    def _close(
+        self, pool: Pool, work: _Slice, counts: tuple[int, ...], errors: dict[str, int], now: float
+    ) -> None:
+        for lease in work.leases:
+            del self._by_lease[lease]
+        progress = pool.segments[work.segment]
+        if work.node is None:
+            progress.returned.remove(work)
+        else:
+            work.node.holds.discard(work)
+            took = max(now - work.granted_at, 1e-6)
+            rate = work.count / took
+            work.node.rate = rate if not work.node.rate else (work.node.rate + rate) / 2
+            work.node.largest = max(work.node.largest, work.count)
+        progress.done.add(work.start, work.start + work.count)
+        pool.tally.add(counts)
+        for reason, count in errors.items():
+            pool.errors[reason] = pool.errors.get(reason, 0) + count
+
+    def place(self, lease: int, node: Node) -> int | None:
+        """The segment of an open slice's lease; None if it is not open.
+
+        Raises:
+            FaultyReport: the lease was never this node's pool's.
+        """
+        found = self._by_lease.get(lease)
+        if found is None:
+            if not 0 < lease < self._next_lease:
+                raise FaultyReport(f"lease {lease} was never given")
+            return None
+        if found[0].number != node.pool:
+            raise FaultyReport(f"lease {lease} is of another pool")
+        return found[1].segment
+
+
+def _check_hits(work: _Slice, hits: bytes) -> None:
+    if len(hits) % RECORD_BYTES:
+        raise FaultyReport("hits are no whole records")
+    for i in range(0, len(hits), RECORD_BYTES):
+        position = int.from_bytes(hits[i : i + 8], "little")
+        if not work.start <= position < work.start + work.count:
+            raise FaultyReport(
+                f"a hit at {position} is outside of the slice {work.start}+{work.count}"
+            )
+
+
+def _check_counts(work: _Slice, counts: tuple[int, ...]) -> None:
+    if len(counts) != 8 or min(counts) < 0:
+        raise FaultyReport("counts are eight numbers from 0")
+    *states, addresses = counts
+    if sum(states) != work.count + addresses:
+        raise FaultyReport(f"{sum(states)} probes reported for a slice of {work.count}")

@@ -1,0 +1,138 @@
+"""The nodes of a server: who is registered, connected, silent. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from nray.server.scheduler import Node, Scheduler
+from nray.wire.channel import Channel
+from nray.wire.messages import NodeMessage, Register, ServerMessage
+
+#: A node whose line was lost is waited for so long, seconds, before its slices go to others; it
+#: may still come back later, and its late reports are taken. Short, because all that is lost
+#: by being wrong is some work done twice.
+RECONNECT_S = 2.0
+
+
+@dataclass(eq=False)
+class Session:
+    """One node, over any number of connections."""
+
+    node: Node
+    name: str
+    instance: str
+    machine: str
+    identity: str | None
+    seen_at: float
+    channel: Channel[ServerMessage, NodeMessage] | None = None
+    lost_at: float | None = None
+    sent: int = 0
+    #: Set when there may be something to lease to this node.
+    kick: trio.Event = field(default_factory=trio.Event)
+    #: Segments announced on the present connection.
+    announced: set[int] = field(default_factory=set)
+
+
+class Sessions:
+    """Registration, duplicates, expiry.
+
+    Args:
+        expiry_s: a node silent for so long is given up.
+        several_per_machine: whether a second node of one machine is welcome.
+        pool_by_preference: whether a node may choose its pool.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        expiry_s: float,
+        several_per_machine: bool,
+        pool_by_preference: bool,
+    ) -> None:
+        self._scheduler = scheduler
+        self._expiry_s = expiry_s
+        self._several = several_per_machine
+        self._preference = pool_by_preference
+        self._by_instance: dict[str, Session] = {}
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_instance.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_instance)
+
+    def connected(self) -> list[Session]:
+        """Those with a line now."""
+        return [each for each in self if each.channel is not None]
+
+    def known(self, instance: str) -> Session | None:
+        """The session of a node that comes back."""
+        return self._by_instance.get(instance)
+
+    def duplicate(self, register: Register) -> Session | None:
+        """Another live node of the same machine, where that is not allowed."""
+        if self._several:
+            return None
+        for each in self:
+            if (
+                each.machine == register.machine_id
+                and each.instance != register.instance
+                and each.channel is not None
+            ):
+                return each
+        return None
+
+    def enter(self, register: Register, identity: str | None, now: float) -> Session:
+        """Register a node, new or come back."""
+        session = self._by_instance.get(register.instance)
+        if session is not None:
+            self._come_back(session, register, now)
+            return session
+        self._count += 1
+        preferred = register.preferred_pool if self._preference else -1
+        pool = self._scheduler.choose_pool(preferred)
+        node = self._scheduler.join(f"node-{self._count}", pool, register.processes)
+        session = Session(
+            node, register.name, register.instance, register.machine_id, identity, now
+        )
+        self._by_instance[register.instance] = session
+        return session
+
+    def _come_back(self, session: Session, register: Register, now: float) -> None:
+        session.seen_at = now
+        session.lost_at = None
+        session.announced.clear()
+        session.node.wanted = 0
+        self._scheduler.keep_only(session.node, set(register.leases))
+
+    def lost(self, session: Session, now: float) -> None:
+        """The line to a node is lost; it may come back."""
+        session.channel = None
+        session.lost_at = now
+        session.node.wanted = 0
+
+    def left(self, session: Session) -> int:
+        """A node is gone for good; how many slices go to others."""
+        if self._by_instance.pop(session.instance, None) is None:
+            return 0
+        return self._scheduler.leave(session.node)
+
+    def expired(self, now: float) -> list[Session]:
+        """Nodes that were silent or away for too long."""
+        return [
+            each
+            for each in self
+            if now - each.seen_at > self._expiry_s
+            or (each.lost_at is not None and now - each.lost_at > RECONNECT_S)
+        ]
+
+    def kick(self, pool: int | None = None) -> None:
+        """There may be new work for the nodes of a pool (None: of all)."""
+        for each in self:
+            if pool is None or each.node.pool == pool:
+                each.kick.set()

@@ -1,0 +1,196 @@
+"""A segment: networks and names times ports, in an order of its own.
+
+It is the unit that server, node and ledger pass around. Packed, it is a few bytes for a network
+of any size, and 8 (IPv6: 32) for each range that exclusions cut it into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+
+from nray import _core
+from nray.targets import ranges
+from nray.targets.networks import MAPPED, is_name
+from nray.targets.ports import TCP, UDP, Service
+from nray.targets.ranges import Ranges
+
+#: Version of the packed form; a ledger may be older than the program that reads it.
+PACKED_VERSION = 1
+
+#: Bytes of a segment's key.
+KEY_BYTES = 32
+
+#: Segments of one scan. Streams of names append them; a number of 32 bits outlasts them.
+SEGMENT_MAX = 2**32 - 1
+
+#: Probes of one segment, and of one scan: positions stay within a signed 64-bit number.
+PROBES_MAX = 2**63
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One part of a scan's space; exclusions are already taken out of ranges and names.
+
+    Attributes:
+        id: its number within the scan, from 0.
+        ranges4, ranges6: the addresses, sorted, disjoint, inclusive.
+        names: to be resolved where they are scanned; hosts that follow the addresses.
+        ports: (protocol, port), TCP before UDP, ascending.
+        key: decides the order of the probes.
+        excluded4, excluded6: never to be probed: what names resolve to is held against them.
+        excluded_names: the same for whatever these names resolve to; in lower case.
+    """
+
+    id: int
+    ranges4: Ranges
+    ranges6: Ranges
+    names: tuple[str, ...]
+    ports: tuple[Service, ...]
+    key: bytes
+    excluded4: Ranges = ()
+    excluded6: Ranges = ()
+    excluded_names: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> int:
+        """Addresses and names; a name is one host, whatever it resolves to."""
+        return ranges.count(self.ranges4) + ranges.count(self.ranges6) + len(self.names)
+
+    @property
+    def probes(self) -> int:
+        """Hosts times ports: the positions of its space."""
+        return self.hosts * len(self.ports)
+
+    @cached_property
+    def space(self) -> _core.Space:
+        """Positions to probes and back, built when first asked for."""
+        return _core.Space(self.ranges4, self.ranges6, len(self.names), self.ports, self.key)
+
+    @cached_property
+    def exclusions(self) -> _core.Exclusions:
+        """What must never be probed, by address."""
+        return _core.Exclusions(self.excluded4, self.excluded6)
+
+    def listing(self, start: int, count: int) -> bytes:
+        """``host port/proto`` lines of a slice, in scan order."""
+        return self.space.listing(start, count, self.names)
+
+    def pack(self) -> bytes:
+        """The segment as bytes, for wire and ledger."""
+        return msgspec.msgpack.encode(
+            _Packed(
+                version=PACKED_VERSION,
+                id=self.id,
+                key=self.key,
+                ranges4=ranges.pack4(self.ranges4),
+                ranges6=ranges.pack6(self.ranges6),
+                names=list(self.names),
+                tcp=_pack_ports(self.ports, TCP),
+                udp=_pack_ports(self.ports, UDP),
+                excluded4=ranges.pack4(self.excluded4),
+                excluded6=ranges.pack6(self.excluded6),
+                excluded_names=list(self.excluded_names),
+            )
+        )
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Segment:
+        """A segment from bytes that a peer may have made up.
+
+        Raises:
+            ValueError: they are no segment that `pack` can have written.
+        """
+        try:
+            raw = _DECODER.decode(packed)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"no segment: {error}") from None
+        except (RecursionError, UnicodeError) as error:
+            raise ValueError(f"no segment: {type(error).__name__}") from None
+        segment = cls(
+            id=raw.id,
+            ranges4=ranges.unpack4(raw.ranges4),
+            ranges6=ranges.unpack6(raw.ranges6),
+            names=tuple(raw.names),
+            ports=(
+                *_unpack_ports(raw.tcp, TCP),
+                *_unpack_ports(raw.udp, UDP),
+            ),
+            key=raw.key,
+            excluded4=ranges.unpack4(raw.excluded4),
+            excluded6=ranges.unpack6(raw.excluded6),
+            excluded_names=tuple(raw.excluded_names),
+        )
+        segment._check(raw.version)
+        return segment
+
+    def _check(self, version: int) -> None:
+        """Raises ValueError where parts that are well-formed each do not fit together."""
+        if version != PACKED_VERSION:
+            raise ValueError(f"segment of version {version}, this nray reads {PACKED_VERSION}")
+        if not 0 <= self.id <= SEGMENT_MAX:
+            raise ValueError(f"segment number {self.id} out of bounds")
+        if len(self.key) != KEY_BYTES:
+            raise ValueError(f"key of {len(self.key)} bytes, not {KEY_BYTES}")
+        if not 1 <= self.probes <= PROBES_MAX:
+            raise ValueError(f"segment of {self.probes} probes")
+        _check_names(self.names)
+        _check_names(self.excluded_names)
+        if any(name != name.lower() for name in self.excluded_names):
+            raise ValueError("excluded name not in lower case")
+        if not {name.lower() for name in self.names}.isdisjoint(self.excluded_names):
+            raise ValueError("name both to be scanned and excluded")
+        if ranges.meet(self.ranges6, [MAPPED]) or ranges.meet(self.excluded6, [MAPPED]):
+            raise ValueError("IPv4-mapped address among IPv6 ranges")
+        if ranges.meet(self.ranges4, self.excluded4) or ranges.meet(self.ranges6, self.excluded6):
+            raise ValueError("address both to be scanned and excluded")
+
+
+def segment_key(seed: int, segment: int) -> bytes:
+    """The key of a segment: the same for the same seed on every machine and in every version.
+
+    SHA-256 keeps the orders of a scan's segments apart, and tells nothing of the seed.
+    """
+    return hashlib.sha256(f"nray segment key 1\0{seed}\0{segment}".encode()).digest()
+
+
+class _Packed(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    id: int
+    key: bytes
+    ranges4: bytes
+    ranges6: bytes
+    names: list[str]
+    tcp: bytes
+    udp: bytes
+    excluded4: bytes
+    excluded6: bytes
+    excluded_names: list[str]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Packed)
+
+
+def _pack_ports(ports: Sequence[Service], protocol: int) -> bytes:
+    return b"".join([port.to_bytes(2, "big") for kind, port in ports if kind == protocol])
+
+
+def _unpack_ports(packed: bytes, protocol: int) -> tuple[Service, ...]:
+    if len(packed) % 2:
+        raise ValueError("ports are 2 bytes each")
+    numbers = [int.from_bytes(packed[at : at + 2], "big") for at in range(0, len(packed), 2)]
+    if any(later <= port for port, later in zip([0, *numbers], numbers, strict=False)):
+        raise ValueError("ports are not ascending from 1")
+    return tuple((protocol, port) for port in numbers)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len({name.lower() for name in names}) != len(names):
+        raise ValueError("a name twice")
+    for name in names:
+        if not is_name(name):
+            raise ValueError(f"no name: {name[:60]!r}")

@@ -1,0 +1,143 @@
+"""The life of one worker process: take slices, run the engine, send hits.
+
+It keeps nothing that others need: killed at any moment, it loses the slices that it has in
+hand, and the node begins them again elsewhere. It ends when the node closes its socket, also by
+dying.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from nray import _core
+from nray.worker.protocol import (
+    SLICES_AHEAD,
+    Configure,
+    Found,
+    Pause,
+    Slice,
+    Space,
+    Started,
+    ToWorker,
+    Unpacker,
+    Want,
+    pack,
+    range_pairs,
+)
+
+#: The engine comes back at least this often, seconds; nothing depends on it but its own ease.
+PUMP_S = 5.0
+RECEIVE_BYTES = 1 << 18
+
+
+class Worker:
+    """One worker process's state: the engine, the spaces, what was asked for.
+
+    Args:
+        control: the socket to the node. Blocking: a node that does not read holds the worker,
+            and with it the scan.
+        bucket: the rate shared with the node's other workers.
+    """
+
+    def __init__(self, control: socket.socket, bucket: _core.Bucket) -> None:
+        self._control = control
+        self._bucket = bucket
+        self._unpacker = Unpacker(at_worker=True)
+        self._engine: _core.Engine | None = None
+        self._spaces: dict[int, tuple[_core.Space, _core.Exclusions]] = {}
+        self._wanted = SLICES_AHEAD
+
+    def run(self) -> None:
+        """Work until the node has closed its end."""
+        self._control.sendall(pack(Started(os.getpid())))
+        while self._receive():
+            self._work()
+
+    def _receive(self) -> bool:
+        """Read what the node has sent, waiting for it; false at its end."""
+        data = self._control.recv(RECEIVE_BYTES)
+        for message in self._unpacker.feed(data):
+            self._handle(message)  # type: ignore[arg-type]
+        return bool(data)
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case Configure():
+                self._engine = _core.Engine(
+                    self._bucket,
+                    control_fd=self._control.fileno(),
+                    window=message.window,
+                    tcp_timeout_s=message.tcp_timeout_s,
+                    udp_timeout_s=message.udp_timeout_s,
+                    states=message.states,
+                    payload=message.payload,
+                    payloads=message.payloads,
+                    udp_fast=message.udp_fast,
+                    adaptive=message.adaptive,
+                )
+            case Space():
+                self._spaces[message.segment] = (
+                    _core.Space(
+                        range_pairs(message.ranges4, 4),
+                        range_pairs(message.ranges6, 16),
+                        message.names,
+                        message.ports,
+                        message.key,
+                    ),
+                    _core.Exclusions(
+                        range_pairs(message.excluded4, 4), range_pairs(message.excluded6, 16)
+                    ),
+                )
+            case Slice():
+                self._add(message)
+            case Pause():
+                assert self._engine is not None
+                self._engine.paused = message.on
+
+    def _add(self, work: Slice) -> None:
+        assert self._engine is not None
+        space, exclusions = self._spaces[work.segment]
+        self._wanted -= 1
+        if work.addresses is None:
+            self._engine.add_slice(work.lease, work.start, work.count, space, exclusions)
+        else:
+            self._engine.add_names(
+                work.lease, work.start, work.count, space, exclusions, work.addresses
+            )
+
+    def _work(self) -> None:
+        """Run the engine until the node has something to say."""
+        engine = self._engine
+        if engine is None:
+            return
+        while True:
+            told = engine.pump(PUMP_S)
+            out = [
+                pack(Found(lease, hits, done, counts, errors, engine.sent))
+                for lease, hits, done, counts, errors in engine.take()
+            ]
+            more = SLICES_AHEAD - engine.pending - self._wanted
+            if more > 0 and engine.slices_open < _SLICES_FULL:
+                self._wanted += more
+                out.append(pack(Want(more)))
+            if out:
+                self._control.sendall(b"".join(out))
+            if told:
+                return
+
+
+#: Slices that wait for their last answers, beyond which no more are wanted; well under what the
+#: engine holds (1,024).
+_SLICES_FULL = 900
+
+
+def run(control_fd: int, bucket_fd: int) -> None:
+    """Be a worker on these descriptors, and return at the node's end."""
+    control = socket.socket(fileno=control_fd)
+    bucket = _core.Bucket(bucket_fd)
+    os.close(bucket_fd)
+    try:
+        Worker(control, bucket).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the node is gone, and with it whoever would want to know

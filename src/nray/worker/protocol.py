@@ -1,0 +1,139 @@
+"""What a node and its worker processes say to each other over a socket pair.
+
+Both ends are of one version and one machine, so this is plain: four bytes of length,
+little-endian, then a msgpack array of a tagged union. The node's TLS peers never see it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+#: Slices with probes not yet started that a worker likes to have: one that it works on and one
+#: to go on with, so that it never waits for a round trip. It begins with this many wanted.
+SLICES_AHEAD = 2
+
+_LENGTH = struct.Struct("<I")
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    pass
+
+
+class Configure(_Message, frozen=True, tag="configure"):
+    """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow."""
+
+    window: int
+    tcp_timeout_s: float
+    udp_timeout_s: float
+    states: tuple[str, ...]
+    payload: bytes
+    payloads: dict[int, bytes]
+    udp_fast: bool
+    adaptive: bool
+
+
+class Space(_Message, frozen=True, tag="space"):
+    """A segment's space. ``ranges`` and ``excluded`` are inclusive pairs, in big-endian bytes:
+    4 for each IPv4, 16 for each IPv6 address; ``ports`` are (protocol, port) pairs."""
+
+    segment: int
+    ranges4: bytes
+    ranges6: bytes
+    names: int
+    ports: list[tuple[int, int]]
+    key: bytes
+    excluded4: bytes
+    excluded6: bytes
+
+
+class Slice(_Message, frozen=True, tag="slice"):
+    """Probes to run: ``count`` positions from ``start``. ``addresses`` maps the index of each
+    name in the slice to what it was resolved to; None for a space of networks."""
+
+    lease: int
+    segment: int
+    start: int
+    count: int
+    addresses: dict[int, list[bytes]] | None = None
+
+
+class Pause(_Message, frozen=True, tag="pause"):
+    """Hold new probes back, or go on."""
+
+    on: bool
+
+
+class Want(_Message, frozen=True, tag="want"):
+    """From a worker: so many slices more, please (beyond the first `SLICES_AHEAD`)."""
+
+    slices: int
+
+
+class Found(_Message, frozen=True, tag="found"):
+    """From a worker: packed hits of a slice; with ``done`` it has ended, and counts are set."""
+
+    lease: int
+    hits: bytes
+    done: bool
+    counts: tuple[int, ...]
+    errors: dict[str, int]
+    sent: int
+
+
+class Started(_Message, frozen=True, tag="started"):
+    """From a worker: it is there."""
+
+    pid: int
+
+
+ToWorker = Configure | Space | Slice | Pause
+FromWorker = Want | Found | Started
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def pack(message: ToWorker | FromWorker) -> bytes:
+    """One message as it goes over the socket."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Unpacker:
+    """Cuts a stream into messages, at either end."""
+
+    def __init__(self, *, at_worker: bool) -> None:
+        self._buffer = bytearray()
+        self._at_worker = at_worker
+
+    def feed(self, data: bytes) -> Iterator[ToWorker | FromWorker]:
+        """The messages that are whole with ``data``."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        decode = _to_worker.decode if self._at_worker else _from_worker.decode
+        while len(buffer) - start >= 4:
+            (size,) = _LENGTH.unpack_from(buffer, start)
+            if len(buffer) - start - 4 < size:
+                break
+            yield decode(memoryview(buffer)[start + 4 : start + 4 + size].tobytes())
+            start += 4 + size
+        del buffer[:start]
+
+
+def range_bytes(ranges: list[tuple[int, int]], width: int) -> bytes:
+    """Inclusive (first, last) pairs as bytes, ``width`` (4 or 16) for each address."""
+    return b"".join(n.to_bytes(width, "big") for pair in ranges for n in pair)
+
+
+def range_pairs(data: bytes, width: int) -> list[tuple[int, int]]:
+    """The inverse of `range_bytes`."""
+    if width == 4:
+        flat = struct.unpack(f">{len(data) // 4}I", data)
+    else:
+        flat = tuple(int.from_bytes(data[i : i + 16], "big") for i in range(0, len(data), 16))
+    return list(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,148 @@
+"""Scanner and target: two namespaces, one veth pair, a target that answers as it is told.
+
+The target answers for whole prefixes through ``local`` routes (AnyIP), behind a gateway address of
+its own: the scanner resolves one neighbour only, so that a table of neighbours never runs full.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from .namespaces import LabError, Namespace
+from .truth import Truth, nftables
+
+#: The prefixes that the target answers for.
+TARGETS4 = "198.18.0.0/17"
+TARGETS6 = "2001:db8:1::/64"
+SCANNER4, TARGET4 = "198.19.255.1", "198.19.255.2"
+SCANNER6, TARGET6 = "2001:db8:ffff::1", "2001:db8:ffff::2"
+#: The name of the veth's end in either namespace.
+INTERFACE = "lab0"
+_MAC = {"scanner": "02:00:00:00:00:01", "target": "02:00:00:00:00:02"}
+#: More ICMP messages a second than any lab scan provokes (the kernel's own limit is 1,000).
+_MANY = 10_000_000
+_ICMP_UNLIMITED = {
+    "net.ipv4.icmp_msgs_per_sec": _MANY,
+    "net.ipv4.icmp_msgs_burst": _MANY,
+    "net.ipv4.icmp_ratelimit": 0,
+    "net.ipv6.icmp.ratelimit": 0,
+}
+_READY_TIMEOUT_S = 15.0
+
+#: (protocol, address, port, manner); see `listener`.
+Listener = tuple[str, str, int, str]
+
+
+def listen(namespace: Namespace, listeners: Iterable[Listener]) -> subprocess.Popen[str]:
+    """Start one process that listens on all of these, and wait until it does.
+
+    Raises `LabError` with what it said if it cannot; it dies with the namespace.
+    """
+    program = str(Path(__file__).with_name("listener.py"))
+    process = namespace.popen(
+        [sys.executable, "-S", "-E", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(json.dumps(list(listeners)))
+    process.stdin.close()
+    ready, _, _ = select.select([process.stdout], [], [], _READY_TIMEOUT_S)
+    if not ready or process.stdout.readline() != "ready\n":
+        process.kill()
+        raise LabError(f"the listeners did not come up: {process.stderr.read()[-2000:]}")
+    return process
+
+
+class Lab:
+    """The pair of namespaces; a context manager that removes both.
+
+    Attributes:
+        scanner: where nray runs; its capture point is `INTERFACE`.
+        target: where the listeners and nftables are.
+        icmp_unlimited: whether this kernel let the target's ICMP limits be lifted.
+    """
+
+    def __init__(self) -> None:
+        self.scanner = Namespace("scan")
+        try:
+            self.target = Namespace("target")
+        except BaseException:
+            self.scanner.close()
+            raise
+        self._listener: subprocess.Popen[str] | None = None
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.target.close()
+        self.scanner.close()
+
+    def _join(self) -> None:
+        # fmt: off
+        self.scanner.ip(
+            "link", "add", INTERFACE, "address", _MAC["scanner"], "type", "veth",
+            "peer", "name", INTERFACE, "address", _MAC["target"], "netns", self.target.name,
+        )
+        # fmt: on
+        ends = (
+            (self.scanner, SCANNER4, SCANNER6, TARGET4, TARGET6, _MAC["target"]),
+            (self.target, TARGET4, TARGET6, SCANNER4, SCANNER6, _MAC["scanner"]),
+        )
+        for namespace, own4, own6, peer4, peer6, peer_mac in ends:
+            namespace.ip("link", "set", INTERFACE, "up")
+            namespace.ip("address", "add", f"{own4}/30", "dev", INTERFACE)
+            namespace.ip("address", "add", f"{own6}/64", "dev", INTERFACE, "nodad")
+            # Known neighbours: the first probes do not wait for ARP, and none is lost to it.
+            for peer in (peer4, peer6):
+                # fmt: off
+                namespace.ip(
+                    "neighbour", "replace", peer, "lladdr", peer_mac,
+                    "dev", INTERFACE, "nud", "permanent",
+                )
+                # fmt: on
+        self.scanner.ip("route", "add", TARGETS4, "via", TARGET4)
+        self.scanner.ip("-6", "route", "add", TARGETS6, "via", TARGET6)
+        self.target.ip("route", "add", "local", TARGETS4, "dev", "lo")
+        self.target.ip("-6", "route", "add", "local", TARGETS6, "dev", "lo")
+        unknown = self.target.sysctl(_ICMP_UNLIMITED)
+        self.icmp_unlimited = not unknown
+        self.target.sysctl({"net.core.somaxconn": 65535, "net.ipv4.tcp_max_syn_backlog": 65535})
+
+    def keep_to(self, truth: Truth, manner: str = "hold") -> None:
+        """Make the target answer so, in place of what it answered before. Raises `LabError`."""
+        if self._listener is not None:
+            self._listener.kill()
+            self._listener.wait()
+            self._listener = None
+        self.target.call(["nft", "flush", "ruleset"])
+        self.target.call(["nft", "-f", "-"], nftables(truth))
+        listeners = [
+            (protocol, "dual", port, manner) for protocol, port in sorted(truth.listening())
+        ]
+        if listeners:
+            self._listener = listen(self.target, listeners)
