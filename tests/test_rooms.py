@@ -70,10 +70,11 @@ def test_every_module_has_a_room() -> None:
     homeless = [
         str(path.relative_to(SOURCE))
         for path in modules()
-        if len(path.relative_to(SOURCE).parts) == 1
-        and path.name not in OUTSIDE | {"_core.pyx"}
-        or len(path.relative_to(SOURCE).parts) > 1
-        and path.relative_to(SOURCE).parts[0] not in MAY_IMPORT
+        if (len(path.relative_to(SOURCE).parts) == 1 and path.name not in OUTSIDE | {"_core.pyx"})
+        or (
+            len(path.relative_to(SOURCE).parts) > 1
+            and path.relative_to(SOURCE).parts[0] not in MAY_IMPORT
+        )
     ]
     assert homeless == []
 

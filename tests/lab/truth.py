@@ -60,7 +60,7 @@ REJECTED: tuple[Fate, ...] = (
     _rejected("net_prohibited", "net-prohibited", "net-prohibited", ""),
     _rejected("host_prohibited", "host-prohibited", "host-prohibited", ""),
     _rejected("no_route", "no-route", "", "no-route"),
-    _rejected("addr_unreach", "addr-unreach", "", "addr-unreachable"),
+    _rejected("addr_unreach", "host-unreach", "", "addr-unreachable"),
     _rejected("port_unreach", "port-unreach", "port-unreachable", "port-unreachable", "closed"),
 )
 FATES: tuple[Fate, ...] = (OPEN, SILENT, CLOSED, *REJECTED)

@@ -172,6 +172,8 @@ def _secure(tls: NodeTlsFiles) -> Secure | None:
                 _advice(rejected.reason),
             ) from rejected
         except TlsError as error:
+            if not error.reason:
+                raise  # cut or too slow: worth another try
             raise ServerRefuses(f"no TLS with {host}: {error}", "") from error
 
     return secure

@@ -434,7 +434,10 @@ cdef class Exclusions:
 def _locate_benchmark(
     Space space not None, uint64_t start, uint64_t count, Exclusions exclusions=None
 ):
-    """(seconds, a sum that keeps the loop alive) for locating, and if asked checking, `count` probes: for bench/."""
+    """(seconds, a sum that keeps the loop alive) for locating, and if asked checking, probes.
+
+    For bench/.
+    """
     cdef probe_t probe
     cdef uint64_t position
     cdef uint64_t kept = 0

@@ -119,6 +119,7 @@ class _Scan:
         self.book = ReportBook()
         self.wanted = 0
         self.segments: set[int] = set()
+        self.stopping = False
         self.news = trio.Event()
         self.room = trio.Event()
         self.supervisor = Supervisor(
@@ -257,20 +258,31 @@ class Node:
         self, channel: Channel[NodeMessage, ServerMessage], nursery: trio.Nursery
     ) -> None:
         with trio.move_on_after(GREETING_S) as greeting:
-            registered = await self._register(channel)
+            try:
+                registered = await self._register(channel)
+            except trio.BrokenResourceError as error:
+                # A server that misses our certificate says so by an alert, and TLS 1.3 lets us
+                # hear of it at our first read.
+                cause = error.__cause__
+                if getattr(cause, "reason", ""):
+                    raise ServerRefuses(f"the server refuses this node: {cause}") from error
+                raise
         if greeting.cancelled_caught:
             raise trio.BrokenResourceError(f"no greeting within {GREETING_S:g} s")
         scan = self._enter(registered, nursery)
         self._said_absent = True
         end: Stop | Exception
         async with trio.open_nursery() as talk:
-            talk.start_soon(_until_broken, self._send, channel, scan)
-            talk.start_soon(_until_broken, self._beat, channel, scan, registered.heartbeat_s)
+            talk.start_soon(_until_broken, self._send, channel, scan, registered.heartbeat_s)
             try:
                 end = await self._listen(channel, scan, registered.heartbeat_s)
+                # Not cancelled where the line is good: half a frame would make it useless.
+                scan.stopping = True
+                scan.news.set()
+                talk.cancel_scope.deadline = trio.current_time() + FAREWELL_S
             except _LINE_ENDS as error:  # raised outside: a nursery would wrap it
                 end = error
-            talk.cancel_scope.cancel()
+                talk.cancel_scope.cancel()
         if isinstance(end, Exception):
             raise end
         await self._say_bye(channel, scan)
@@ -363,38 +375,39 @@ class Node:
         scan.segments.add(number)
         scan.supervisor.add_segment(segment)
 
-    async def _send(self, channel: Channel[NodeMessage, ServerMessage], scan: _Scan) -> None:
-        while True:
+    async def _send(
+        self, channel: Channel[NodeMessage, ServerMessage], scan: _Scan, heartbeat_s: float
+    ) -> None:
+        """All that goes out on a line after its registration, until the server says Stop."""
+        beat_at = trio.current_time() + heartbeat_s
+        while not scan.stopping:
             scan.news = trio.Event()
             if scan.wanted:
                 wanted, scan.wanted = scan.wanted, 0
                 await channel.send(Ask(wanted))
             for report in scan.book.unsent():
                 await channel.send(report)
-            await scan.news.wait()
-
-    async def _beat(
-        self, channel: Channel[NodeMessage, ServerMessage], scan: _Scan, every_s: float
-    ) -> None:
-        while True:
-            await trio.sleep(every_s)
-            await channel.send(Heartbeat(scan.supervisor.sent))
+            if trio.current_time() >= beat_at:
+                await channel.send(Heartbeat(scan.supervisor.sent))
+                beat_at = trio.current_time() + heartbeat_s
+            with trio.move_on_at(beat_at):
+                await scan.news.wait()
 
     async def _say_bye(self, channel: Channel[NodeMessage, ServerMessage], scan: _Scan) -> None:
         """Send what is left, and wait until the server has it."""
         if self._supervision is not None:
             self._supervision.cancel()
         with trio.move_on_after(FAREWELL_S):
-            for report in scan.book.unsent():
-                await channel.send(report)
-            await channel.send(Bye())
-            while True:
-                try:
+            try:
+                for report in scan.book.unsent():
+                    await channel.send(report)
+                await channel.send(Bye())
+                while True:
                     message = await channel.receive()
-                except (ChannelEnded, trio.BrokenResourceError):
-                    return
-                if isinstance(message, Ack):
-                    scan.acknowledged(message.report)
+                    if isinstance(message, Ack):
+                        scan.acknowledged(message.report)
+            except (ChannelEnded, trio.BrokenResourceError):
+                pass  # gone, and the server had said Stop: there is nothing to come back for
 
 
 async def _until_broken(task: Callable[..., Awaitable[None]], *arguments: object) -> None:
