@@ -38,6 +38,7 @@ $(VENV)/.made:
 # The core is built in place, so that changed Python files need no new installation.
 $(VENV)/.core: $(VENV)/.made pyproject.toml setup.py $(CORE_PARTS)
 	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q src/nray
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core pyproject.toml

@@ -137,7 +137,7 @@ def states(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], tuple[s
 def probes_reported(stderr: str) -> int:
     """The probes of a scan, from the summary at the end of its standard error."""
     for line in reversed(stderr.splitlines()):
-        found = re.search(r"\bprobes[ :=]+([\d,]+)|([\d,]+) probes\b", line)
+        found = re.search(r"\bprobes[ :=]+([\d,]+)|([\d,]+) probes?\b", line)
         if found:
             return int((found[1] or found[2]).replace(",", ""))
     raise AssertionError(f"no number of probes in: {stderr[-2000:]!r}")

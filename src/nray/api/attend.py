@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nray import UserError
-from nray.worker.forkserver import ForkServer
+from nray.api.workers import start_fork_server
 
 if TYPE_CHECKING:
+    import trio
+
     from nray.node.client import Node, Secure
 
 log = logging.getLogger("nray.node")
 
 EXIT_INTERRUPTED = 130
+
+#: A server speaks first. One that is silent for so long waits for something else.
+SILENCE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,13 @@ def attend(
     """
     if not tls.wanted:
         _demand_loopback(host, allow_plaintext)
-    fork_server = ForkServer()
+    fork_server = start_fork_server()
     try:
         from nray.node.machine import default_name, processors
+        from nray.node.orders import Primed
 
         count = processes or processors()
-        sockets = [fork_server.spawn() for _ in range(count)]
+        primed = [Primed(fork_server.spawn()) for _ in range(count)]
         from nray.node.client import Node, NodeOptions
 
         options = NodeOptions(
@@ -77,7 +83,11 @@ def attend(
             processes=count,
             stay=stay,
         )
-        return _run(Node(options, fork_server, _secure(tls), sockets))
+        node = Node(options, fork_server, _secure(tls), primed)
+        try:
+            return _run(node)
+        except UserError as error:
+            raise _with_file(error, tls.client_cert) from error
     finally:
         fork_server.close()
 
@@ -94,7 +104,7 @@ def _run(node: Node) -> int:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 status = EXIT_INTERRUPTED
-                log.info("interrupted; what this node had in hand goes to others")
+                log.info("interrupted: what this node has not finished goes to others")
                 scope.cancel()
                 return
 
@@ -106,6 +116,16 @@ def _run(node: Node) -> int:
 
     loop.run(main)
     return status
+
+
+def _with_file(error: UserError, client_cert: str | None) -> UserError:
+    """A refusal of this node's certificate also says which file that is."""
+    if client_cert is None or "refuses this node: the certificate" not in error.message:
+        return error
+    return type(error)(
+        error.message,
+        f"this node showed {client_cert}; the server takes what the authority in its TLS.CA issued",
+    )
 
 
 def _demand_loopback(host: str, allowed: bool) -> None:
@@ -135,17 +155,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _secure(tls: NodeTlsFiles) -> Secure | None:
-    """What makes a connection secure, from the flags; None for plain TCP."""
+async def _plain(stream: trio.abc.Stream, host: str) -> trio.abc.Stream:
+    """Plain TCP: the stream as it is, with a word if the other end seems to want TLS."""
+    import trio
+
+    if isinstance(stream, trio.SocketStream):
+        with trio.move_on_after(SILENCE_S) as silence:
+            await trio.lowlevel.wait_readable(stream.socket)
+        if silence.cancelled_caught:
+            log.warning("%s is there and says nothing: does it want TLS (--use-tls)?", host)
+    return stream
+
+
+def _secure(tls: NodeTlsFiles) -> Secure:
+    """What makes a connection secure, from the flags."""
     if not tls.wanted:
-        return None
+        return _plain
     if bool(tls.client_cert) != bool(tls.client_key):
         missing = "--tls-client-key" if tls.client_cert else "--tls-client-cert"
         raise UserError(
             f"{missing} is missing: a node's certificate and its key go together",
             "give both, or neither for a server that does not ask for certificates",
         )
-    import trio
 
     from nray.node.client import ServerRefuses
     from nray.pki.endpoint import NodeTls
@@ -160,7 +191,8 @@ def _secure(tls: NodeTlsFiles) -> Secure | None:
             log.warning("%s", warning)
     trust = load_trust(tls.ca_cert) if tls.ca_cert else None
     if tls.insecure:
-        log.warning("--tls-insecure: the server is not checked; it can be anybody")
+        unused = " (--tls-ca-cert is not used)" if trust else ""
+        log.warning("--tls-insecure: the server is not checked, it can be anybody%s", unused)
     end = NodeTls(trust, insecure=tls.insecure, identity=identity, server_name=tls.server_name)
 
     async def secure(stream: trio.abc.Stream, host: str) -> trio.abc.Stream:

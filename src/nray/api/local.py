@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from nray.api.begin import Begun
 from nray.events.hub import SinkPort, open_hub
 from nray.node.supervisor import Outcome, Supervisor
 from nray.server.recorder import Recorder, Source
-from nray.server.scheduler import Scheduler, Tally
+from nray.server.scheduler import Tally
 from nray.server.summary import exit_status, status_line, summary_lines, totals
 from nray.targets.findings import expand
-from nray.targets.plan import Plan
 from nray.targets.segment import Segment
-from nray.wire.messages import Settings
 from nray.worker.forkserver import ForkServer
 
 log = logging.getLogger("nray.scan")
@@ -56,15 +54,14 @@ class ScanResult:
 class _Office:
     """The scheduler, as the supervisor sees it."""
 
-    def __init__(
-        self, scheduler: Scheduler, recorder: Recorder, plan: Plan, source: Source, processes: int
-    ) -> None:
-        self._scheduler = scheduler
+    def __init__(self, begun: Begun, recorder: Recorder, source: Source) -> None:
+        self._scheduler = begun.scheduler
+        self._node = begun.node
         self._recorder = recorder
         self._source = source
-        self._segments: dict[int, Segment] = {each.id: each for each in plan.segments}
-        self._node = scheduler.join(source.node_id, source.pool, processes)
+        self._segments: dict[int, Segment] = {each.id: each for each in begun.plan.segments}
         self._kick = trio.Event()
+        self._writing = 0
         self.finished = trio.Event()
 
     def want(self, leases: int) -> None:
@@ -80,55 +77,51 @@ class _Office:
             done=outcome.done,
             counts=outcome.counts,
             errors=outcome.errors,
-            now=trio.current_time(),
+            now=time.monotonic(),
         )
         if taken and taken[2]:
+            self._writing += 1
             await self._recorder.findings(self._source, expand(self._segments[segment], taken[2]))
-        if outcome.done and self._scheduler.finished:
+            self._writing -= 1
+        if self._scheduler.finished and not self._writing:
             self.finished.set()
 
     async def lease_to(self, supervisor: Supervisor) -> None:
         """Give the supervisor what it wants, as it comes."""
         while True:
             self._kick = trio.Event()
-            for grant in self._scheduler.grant(self._node, trio.current_time()):
+            for grant in self._scheduler.grant(self._node, time.monotonic()):
                 supervisor.give(grant)
             await self._kick.wait()
 
 
 async def scan_here(
-    plan: Plan,
-    settings: Settings,
+    begun: Begun,
     sinks: Sequence[SinkPort],
     fork_server: ForkServer,
-    sockets: list[socket.socket],
     *,
     source: Source,
     progress: Progress | None = None,
     progress_every_s: float = 0.5,
 ) -> ScanResult:
-    """Scan a plan with as many workers as there are sockets.
+    """Go on with a scan that has begun, to its end.
 
     Cancelled, it leaves what was found in the sinks. SIGINT and SIGTERM end it in order.
 
     Args:
-        sockets: of workers that `fork_server` was asked for.
         progress: gets a status line now and then.
 
     Raises:
         SinkError, SinkStartError: a sink cannot be opened or written.
     """
-    scheduler = Scheduler(ratelimit=settings.ratelimit)
-    for segment in plan.segments:
-        scheduler.add_segment(segment)
-    scheduler.end_segments()
-    processes = len(sockets)
+    scheduler, settings, plan = begun.scheduler, begun.settings, begun.plan
     interrupted = False
-    begun = time.monotonic()
     async with open_hub(sinks) as hub:
         recorder = Recorder(hub, settings.tcp_timeout_ms, settings.udp_timeout_ms)
-        office = _Office(scheduler, recorder, plan, source, processes)
-        supervisor = Supervisor(fork_server, settings, processes, office, sockets=sockets)
+        office = _Office(begun, recorder, source)
+        supervisor = Supervisor(
+            fork_server, settings, len(begun.primed), office, primed=begun.primed
+        )
         for segment in plan.segments:
             supervisor.add_segment(segment)
 
@@ -152,7 +145,7 @@ async def scan_here(
             nursery.start_soon(tell)
             await office.finished.wait()
             nursery.cancel_scope.cancel()
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - begun.begun_at
     return ScanResult(
         exit_status=EXIT_INTERRUPTED if interrupted else exit_status(scheduler),
         tally=totals(scheduler),

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nray.api.workers import start_fork_server
 from nray.targets.plan import Plan, plan
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
-from nray.worker.forkserver import ForkServer
 
 if TYPE_CHECKING:
     from nray.api.local import Progress, ScanResult
     from nray.events.hub import SinkPort
     from nray.events.model import Event
+    from nray.worker.forkserver import ForkServer
 
 
 @dataclass(frozen=True)
@@ -123,37 +124,35 @@ def run(
     processes: int = 0,
     *,
     progress: Progress | None = None,
+    fork_server: ForkServer | None = None,
 ) -> ScanResult:
     """Scan a plan in this process and its workers.
 
     The workers are started before anything else is imported that they can do without: it is
     half of the time that a short scan takes.
+
+    Args:
+        fork_server: started earlier still; closed here.
     """
     from nray.node.machine import default_name, processors
 
     count = processes or processors()
     if settings.workers:
         count = min(count, settings.workers)
-    fork_server = ForkServer()
+    server = fork_server or start_fork_server()
     try:
-        sockets = [fork_server.spawn() for _ in range(count)]
+        from nray.api.begin import NODE_ID, begin
+
+        begun = begin(made, settings, server, count)
         from nray.api import loop
         from nray.api.local import scan_here
         from nray.server.recorder import Source
 
-        name = default_name()
+        source = Source(NODE_ID, default_name())
 
         async def main() -> ScanResult:
-            return await scan_here(
-                made,
-                settings,
-                sinks(),
-                fork_server,
-                sockets,
-                source=Source("local", name),
-                progress=progress,
-            )
+            return await scan_here(begun, sinks(), server, source=source, progress=progress)
 
         return loop.run(main)
     finally:
-        fork_server.close()
+        server.close()

@@ -17,11 +17,17 @@ from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
+
     from nray.server.server import Doorman, Server
 
 log = logging.getLogger("nray.server")
 
 EXIT_INTERRUPTED = 130
+#: The first ends in order; the last leaves everything as it is.
+INTERRUPTS_MAX = 3
 
 
 def serve(config: Config, *, name: str, allow_plaintext: bool = False) -> int:
@@ -170,6 +176,7 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str) -> int:
         # Before outputs are opened: a port that is taken must not leave an empty file behind.
         listeners = await open_listeners(options.host, options.ports)
         async with open_hub(sinks) as hub:
+            _announce(config, made, listeners)
             recorder = Recorder(hub, settings.tcp_timeout_ms, settings.udp_timeout_ms)
             server = Server(options, made.segments, recorder, doorman)
             async with trio.open_nursery() as nursery:
@@ -186,6 +193,30 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str) -> int:
     return EXIT_INTERRUPTED if server.interrupted else exit_status(server.scheduler)
 
 
+def _announce(config: Config, made: Plan, listeners: Sequence[trio.SocketListener]) -> None:
+    """Say what is served, where, and to whom."""
+    if not config.tls.enabled:
+        how = "without TLS"
+    elif config.tls.force_client_auth:
+        how = "TLS, certificates of nodes demanded"
+    else:
+        how = "TLS, any node may join"
+    where = ", ".join(sorted({_name(listener) for listener in listeners}))
+    log.info("listening on %s (%s); waiting for nodes", where, how)
+    log.info(
+        "%s probes: %s hosts, %s ports%s%s; seed %d",
+        *(f"{number:,}" for number in (made.probes, made.hosts, made.ports)),
+        f", {made.excluded:,} hosts excluded" if made.excluded else "",
+        f", in each of {config.pools} pools" if config.pools > 1 else "",
+        made.seed,
+    )
+
+
+def _name(listener: trio.SocketListener) -> str:
+    host, port = listener.socket.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def _watch_signals(server: Server) -> None:
     import os
 
@@ -196,8 +227,8 @@ async def _watch_signals(server: Server) -> None:
         async for _ in signals:
             count += 1
             if count == 1:
-                log.info("interrupted: stopping the nodes; once more to end at once")
+                log.info("interrupted: stopping the nodes; a third Ctrl+C ends at once")
                 server.interrupt("the server was interrupted")
-            else:
+            elif count >= INTERRUPTS_MAX:
                 log.warning("ended at once")
                 os._exit(EXIT_INTERRUPTED)

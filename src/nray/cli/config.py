@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nray.cli.command import Group
+
 if TYPE_CHECKING:
     from nray.config.schema import Config
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 # commands start without.
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Check a configuration file, or show what it amounts to.
 
@@ -22,7 +24,7 @@ def config() -> None:
     """
 
 
-@config.command()
+@config.command(short_help="Say whether FILE is right, and what is wrong with it.")
 @click.argument("file", type=click.Path())
 def check(file: str) -> None:
     """Say whether FILE is right, and if not, all that is wrong with it.
@@ -39,7 +41,7 @@ def check(file: str) -> None:
     click.echo(f"{file}: ok")
 
 
-@config.command()
+@config.command(short_help="Print FILE with every default filled in.")
 @click.argument("file", type=click.Path())
 def show(file: str) -> None:
     """Print FILE with every default filled in, as YAML that nray reads; passwords are masked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 
 class _Format(logging.Formatter):
@@ -17,9 +18,30 @@ class _Format(logging.Formatter):
         return f"{moment} {level}{text}"
 
 
-def start_logging(*, debug: bool = False, quiet: bool = False) -> None:
-    """Send the log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes lines to standard error, after a call that makes room for them."""
+
+    def __init__(self, before: Callable[[], None] | None) -> None:
+        super().__init__(sys.stderr)
+        self._before = before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._before is not None:
+            self._before()
+        super().emit(record)
+
+
+def start_logging(
+    *, debug: bool = False, quiet: bool = False, before: Callable[[], None] | None = None
+) -> None:
+    """Send the log to standard error.
+
+    Args:
+        debug: more words than usual.
+        quiet: only warnings and errors.
+        before: called before each line: takes a progress line away.
+    """
+    handler = _Handler(before)
     handler.setFormatter(_Format())
     logger = logging.getLogger("nray")
     logger.handlers[:] = [handler]

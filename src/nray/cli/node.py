@@ -6,10 +6,14 @@ from typing import Any
 
 import click
 
+from nray import __version__
+from nray.cli.command import VERSION_MESSAGE, Command, Number
+
 
 @click.command(
     name="node",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    cls=Command,
+    example="nray node -s 198.18.0.1 --use-tls --tls-ca-cert ca.pem",
 )
 @click.option(
     "-s",
@@ -23,7 +27,7 @@ import click
 @click.option(
     "-p",
     "--port",
-    type=click.IntRange(1, 65535),
+    type=Number("a port", 1, 65535),
     default=8601,
     show_default=True,
     metavar="N",
@@ -32,7 +36,7 @@ import click
 @click.option("--node-name", metavar="NAME", help="Cut at 32 characters. [default: host name]")
 @click.option(
     "--preferred-pool",
-    type=click.IntRange(-1),
+    type=Number("a pool", -1),
     default=-1,
     show_default=True,
     metavar="N",
@@ -53,7 +57,7 @@ import click
 )
 @click.option(
     "--processes",
-    type=click.IntRange(1, 1024),
+    type=Number("a number of processes", 1, 1024),
     metavar="N",
     help="Worker processes. [default: one a core]",
 )
@@ -64,6 +68,7 @@ import click
     help="Talk without TLS to a server that is not on this machine.",
 )
 @click.option("--debug", is_flag=True, help="Tell more in the log.")
+@click.version_option(__version__, "-V", "--version", prog_name="nray", message=VERSION_MESSAGE)
 def node(**options: Any) -> int:
     """Scan for a server, until it says that the scan is over.
 

@@ -10,8 +10,10 @@ from typing import NoReturn
 import click
 
 from nray import UserError, __version__
+from nray.cli import streams
+from nray.cli.command import VERSION_MESSAGE, Group, NoArguments, hint_of, message_of
 
-#: Command to (module, one line of help): help is shown without importing the commands.
+#: Command to one line of help: the help is shown without importing the commands.
 COMMANDS = {
     "scan": "Scan from this machine, without a server.",
     "server": "Serve a scan to nodes.",
@@ -19,8 +21,11 @@ COMMANDS = {
     "config": "Check or show a configuration file.",
 }
 
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
-class Commands(click.Group):
+
+class Commands(Group):
     """Subcommands by name, each from the module of its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -37,20 +42,9 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
 
-            near = get_close_matches(args[0], COMMANDS, 1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"There is no command {args[0]!r}.{meant}")
-        return super().resolve_command(ctx, args)
-
-
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "-V", "--version", prog_name="nray")
+@click.command(cls=Commands)
+@click.version_option(__version__, "-V", "--version", prog_name="nray", message=VERSION_MESSAGE)
 def nray() -> None:
     """A distributed port scanner: many vantage points, one honest result.
 
@@ -67,24 +61,41 @@ def nray() -> None:
 
 def run(arguments: list[str], program: str = "nray") -> NoReturn:
     """Run a command line and end the process with its exit status."""
+    streams.prepare()
+    end(streams.finish(_status(arguments, program)))
+
+
+def _status(arguments: list[str], program: str) -> int:
     try:
-        status = nray.main(arguments, prog_name=program.split("-")[0], standalone_mode=False)
+        status = _command(program).main(arguments, prog_name=program, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except click.exceptions.Abort:
-        status = 130
+        return _complain_of_usage(error)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
     except UserError as error:
-        status = error.exit_status
         if _is_end_of_reading(error):
-            status = 0
-        else:
-            complain(error)
-    except KeyboardInterrupt:
-        status = 130
+            return 0
+        complain(error.message, error.hint)
+        return error.exit_status
     except BrokenPipeError:
-        status = 0
-    end(status if isinstance(status, int) else 0)
+        return 0  # whoever read our output has seen enough
+    return status if isinstance(status, int) else 0
+
+
+def _command(program: str) -> click.Command:
+    if program == "nray-node":
+        from nray.cli.node import node
+
+        return node
+    return nray
+
+
+def _complain_of_usage(error: click.ClickException) -> int:
+    if isinstance(error, NoArguments) and error.ctx is not None:
+        print(error.ctx.get_help(), file=sys.stderr)
+    else:
+        complain(message_of(error), hint_of(error))
+    return EXIT_USAGE
 
 
 def _is_end_of_reading(error: UserError) -> bool:
@@ -94,18 +105,13 @@ def _is_end_of_reading(error: UserError) -> bool:
     return isinstance(error, SinkClosed)
 
 
-def complain(error: UserError) -> None:
+def complain(message: str, hint: str) -> None:
     """Print an error for people: what is wrong, and on a line of its own what to do."""
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
 
 
 def end(status: int) -> NoReturn:
-    """Flush and leave at once: an interpreter that tidies up costs a short scan a tenth."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
+    """Leave at once: an interpreter that tidies up costs a short scan a tenth."""
     os._exit(status)

@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nray import UserError
+from nray.cli import streams
+from nray.cli.command import Command, Number
 
 if TYPE_CHECKING:
+    from nray.cli.progress import Progress
     from nray.events.hub import SinkPort
     from nray.targets.plan import Plan
+    from nray.worker.forkserver import ForkServer
 
 #: What ``--timeout`` is where it is not given: then hosts near others that answered fast are
 #: waited for less long.
 TIMEOUT_S = 1.0
+#: No answer takes longer; what is meant may be ms.
+TIMEOUT_MAX_S = 3600
 #: Probes listed at a time: some 100 kB of text.
 LIST_CHUNK = 4096
+#: Events that wait for the file of --output before the scan waits: the default of a json-file.
+FILE_WAITING_MAX = 10_000
+#: States that make events if asked for; open ones always do.
 SHOWN = ("closed", "filtered", "open|filtered", "error")
 
 
-@click.command(
-    name="scan",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-)
+class InFlight(Number):
+    """A number of probes, or ``auto``, which is 0."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        return 0 if value == "auto" else super().convert(value, param, ctx)
+
+    def _right(self) -> str:
+        return f"{super()._right()}, or auto"
+
+
+class Timeout(click.ParamType):  # type: ignore[type-arg]
+    """A duration as in configuration files, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from nray.config.durations import DurationError, parse_duration
+
+        try:
+            seconds = parse_duration(value)
+        except DurationError as error:
+            self.fail(str(error), param, ctx)
+        if not 0 < seconds <= TIMEOUT_MAX_S:
+            self.fail(f"{value} is not above 0 and at most {TIMEOUT_MAX_S // 60}m", param, ctx)
+        return seconds
+
+
+class States(click.ParamType):  # type: ignore[type-arg]
+    """Names of states, commas between; without ``open``."""
+
+    name = "states"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        states = [part for part in value.replace(",", " ").split() if part != "open"]
+        for state in states:
+            if state not in SHOWN:
+                self.fail(f"there is no state {state!r}: {', '.join(SHOWN)}", param, ctx)
+        return tuple(states)
+
+
+@click.command(name="scan", cls=Command, example="nray scan -t 198.18.0.0/24,192.0.2.7 -p 22,80")
 @click.option(
     "-t",
     "--targets",
@@ -43,12 +97,20 @@ SHOWN = ("closed", "filtered", "open|filtered", "error")
 @click.option("-u", "--udp", is_flag=True, help="Ports without a prefix are UDP ports.")
 @click.option(
     "--timeout",
+    type=Timeout(),
     metavar="DURATION",
-    help="Wait so long for an answer. [default: 1000ms at most, less where neighbours answer fast]",
+    help="Wait so long for an answer, 1500ms say. [default: 1000ms, or less where "
+    "neighbours answer fast]",
 )
 @click.option("-o", "--output", metavar="FILE", help="Also write events to FILE, a line each.")
 @click.option(
-    "-w", "--workers", metavar="N", default="auto", show_default=True, help="Probes in flight."
+    "-w",
+    "--workers",
+    type=InFlight("a number of probes in flight", 1, 1_000_000),
+    metavar="N",
+    default="auto",
+    show_default=True,
+    help="Probes in flight at most; auto: what the machine bears.",
 )
 @click.option(
     "--target-file",
@@ -58,21 +120,28 @@ SHOWN = ("closed", "filtered", "open|filtered", "error")
 )
 @click.option("--exclude", multiple=True, metavar="LIST", help="Never probe these.")
 @click.option("--exclude-file", multiple=True, metavar="FILE", help="Never probe those in FILE.")
-@click.option("--rate", type=float, metavar="N", help="Start at most N probes a second.")
+@click.option(
+    "--rate",
+    type=Number("a rate", 0.001, whole=False),
+    metavar="N",
+    help="Start at most N probes a second.",
+)
 @click.option(
     "--processes",
-    type=click.IntRange(1, 1024),
+    type=Number("a number of processes", 1, 1024),
     metavar="N",
     help="Worker processes. [default: one a core]",
 )
 @click.option(
     "--show",
+    type=States(),
+    default="",
     metavar="LIST",
     help="Also report these states: closed, filtered, open|filtered, error.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=Number("a seed", 0, 2**64 - 1),
     metavar="N",
     help="Decides the order; the same seed, the same order.",
 )
@@ -90,8 +159,8 @@ SHOWN = ("closed", "filtered", "open|filtered", "error")
     "--i-have-permission", "permission", is_flag=True, help="You may scan more than a /8."
 )
 @click.option("--include-reserved", is_flag=True, help="Leave reserved ranges in such a scan.")
-@click.option("-q", "--quiet", is_flag=True, help="No words but warnings and errors.")
-@click.option("--debug", is_flag=True, hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Neither progress nor summary.")
+@click.option("--debug", is_flag=True, help="Tell more: the seed, what workers do.")
 def scan(**options: Any) -> int:
     """Scan targets from this machine.
 
@@ -102,9 +171,22 @@ def scan(**options: Any) -> int:
       nray scan -t 198.18.0.0/16 -p 80,443 --exclude 198.18.7.0/24 -o out.json
       nray scan -t 198.18.0.0/30 -p U:53,T:80 --list
     """
-    from nray.targets.plan import plan
+    from nray.api.workers import start_fork_server
 
     _check_usage(options)
+    if options["list_"]:
+        return _list(_plan(options), totals=options["count"])
+    # It gets ready on another core while the targets are read.
+    fork_server = start_fork_server()
+    try:
+        return _scan(_plan(options), options, fork_server)
+    finally:
+        fork_server.close()
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    from nray.targets.plan import plan
+
     ports = options["ports"]
     made = plan(
         options["targets"],
@@ -118,98 +200,76 @@ def scan(**options: Any) -> int:
         include_reserved=options["include_reserved"],
         listing=options["list_"],
     )
-    if not options["quiet"]:
-        for warning in made.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-    if options["list_"]:
-        return _list(made, totals=options["count"])
-    return _scan(made, options)
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return made
 
 
 def _check_usage(options: dict[str, Any]) -> None:
     if not options["targets"] and not options["target_file"]:
-        raise click.UsageError("Missing option '-t' / '--targets' (or '--target-file').")
+        raise click.UsageError("no targets are given (-t/--targets or --target-file)")
     if not options["ports"]:
-        raise click.UsageError("Missing option '-p' / '--ports'.")
+        raise click.UsageError("no ports are given (-p/--ports)")
     if options["count"] and not options["list_"]:
-        raise click.UsageError("--count goes with --list.")
-    if options["rate"] is not None and not options["rate"] > 0:
-        raise click.BadParameter("a rate is a number above 0", param_hint="--rate")
+        raise click.BadOptionUsage("count", "--count goes with --list")
 
 
-def _scan(made: Plan, options: dict[str, Any]) -> int:
+def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     from nray.api.scan import run, settings_for
-    from nray.config.durations import DurationError, parse_duration
+    from nray.cli.logs import start_logging
 
-    timeout_s = TIMEOUT_S
-    if options["timeout"] is not None:
-        try:
-            timeout_s = parse_duration(options["timeout"])
-        except DurationError as error:
-            raise click.BadParameter(str(error), param_hint="--timeout") from None
-        if timeout_s <= 0:
-            raise click.BadParameter("must be above 0", param_hint="--timeout")
-    show = _shown(options["show"])
+    streams.demand_output()
     settings = settings_for(
-        timeout_s=timeout_s,
+        timeout_s=options["timeout"] or TIMEOUT_S,
         adaptive=options["timeout"] is None,
-        workers=_workers(options["workers"]),
+        workers=options["workers"],
         rate=options["rate"] or 0.0,
-        show=show,
+        show=options["show"],
     )
-
-    def sinks() -> list[SinkPort]:
-        from nray.events.hub import SinkPort
-        from nray.events.json_file import JsonFileSink
-        from nray.events.terminal import TerminalSink
-
-        ports = [SinkPort(TerminalSink(options["format_"]), states=show)]
-        if options["output"]:
-            ports.append(SinkPort(JsonFileSink(options["output"]), states=show, channelsize=10000))
-        return ports
-
-    progress = None
-    if not options["quiet"] and sys.stderr.isatty():
-        progress = _progress
-    _start_log(options)
-    result = run(made, settings, sinks, options["processes"] or 0, progress=progress)
-    if progress is not None:
-        _progress("")
+    progress = _progress(quiet=options["quiet"])
+    start_logging(debug=options["debug"], quiet=True, before=progress.clear if progress else None)
+    logging.getLogger("nray.scan").debug("seed %d, %d probes", made.seed, made.probes)
+    try:
+        result = run(
+            made,
+            settings,
+            lambda: _sinks(options, progress),
+            options["processes"] or 0,
+            progress=progress,
+            fork_server=fork_server,
+        )
+    finally:
+        if progress is not None:
+            progress.clear()
     if not options["quiet"] or result.exit_status:
         for line in result.summary:
             print(line, file=sys.stderr)
     return result.exit_status
 
 
-def _start_log(options: dict[str, Any]) -> None:
-    from nray.cli.logs import start_logging
+def _progress(*, quiet: bool) -> Progress | None:
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    from nray.cli.progress import Progress
 
-    start_logging(debug=options["debug"], quiet=True)
-
-
-def _workers(text: str) -> int:
-    if text == "auto":
-        return 0
-    if text.isdecimal() and 0 < int(text) <= 1_000_000:
-        return int(text)
-    raise click.BadParameter("a number of probes in flight, or auto", param_hint="--workers")
+    return Progress()
 
 
-def _shown(text: str | None) -> tuple[str, ...]:
-    states = tuple(part.strip() for part in (text or "").split(",") if part.strip())
-    for state in states:
-        if state not in (*SHOWN, "open"):
-            raise click.BadParameter(
-                f"there is no state {state!r}; there are {', '.join(SHOWN)}", param_hint="--show"
-            )
-    return tuple(state for state in states if state != "open")
+def _sinks(options: dict[str, Any], progress: Progress | None) -> list[SinkPort]:
+    from nray.events.hub import SinkPort
+    from nray.events.json_file import JsonFileSink
+    from nray.events.terminal import TerminalSink
 
+    terminal = TerminalSink(options["format_"])
+    if progress is not None and os.isatty(1):
+        from nray.cli.progress import TidyTerminalSink
 
-def _progress(line: str) -> None:
-    """One line on the terminal, written over."""
-    width = os.get_terminal_size(2).columns if os.isatty(2) else 80
-    sys.stderr.write(f"\r\x1b[K{line[: width - 1]}")
-    sys.stderr.flush()
+        terminal = TidyTerminalSink(options["format_"], progress)
+    ports = [SinkPort(terminal, states=options["show"])]
+    if options["output"]:
+        file = JsonFileSink(options["output"])
+        ports.append(SinkPort(file, states=options["show"], channelsize=FILE_WAITING_MAX))
+    return ports
 
 
 def _list(made: Plan, *, totals: bool) -> int:
@@ -226,7 +286,7 @@ def _list(made: Plan, *, totals: bool) -> int:
     except BrokenPipeError:
         pass  # the reader has seen enough
     except OSError as error:
-        raise UserError(f"cannot write the list: {error.strerror}") from error
+        raise streams.OutputError(f"cannot write the list: {error.strerror}") from error
     return 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
+from nray.cli.command import Command
 
-@click.command(
-    name="server",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-)
+
+@click.command(name="server", cls=Command, example="nray server -c conf.yaml")
 @click.option("-c", "--config", required=True, metavar="FILE", help="Configuration, YAML.")
 @click.option(
     "--allow-plaintext",
@@ -18,6 +17,9 @@ import click
 @click.option("--debug", is_flag=True, help="Tell more in the log.")
 def server(config: str, allow_plaintext: bool, debug: bool) -> int:
     """Serve the scan of a configuration file to nodes, and end with it.
+
+    The first Ctrl+C stops the nodes, keeps what was found, and ends; the third
+    ends at once.
 
     \b
     Examples:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -17,11 +16,12 @@ import trio
 
 from nray import UserError, __version__
 from nray.node import machine
+from nray.node.orders import Primed
 from nray.node.reports import ReportBook
 from nray.node.supervisor import Outcome, Supervisor
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
-from nray.wire.errors import EXPLANATIONS, PeerFault, Reason
+from nray.wire.errors import EXPLANATIONS, PeerFault, Reason, clip
 from nray.wire.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -39,7 +39,8 @@ from nray.wire.messages import (
     Welcome,
 )
 from nray.wire.messages import Segment as SegmentMessage
-from nray.wire.states import NodeEnd
+from nray.wire.rules import HELD_MAX, NAME_CHARS_MAX
+from nray.wire.states import NodeEnd, State
 from nray.worker.forkserver import ForkServer
 
 log = logging.getLogger("nray.node")
@@ -50,6 +51,9 @@ RETRY_FIRST_S = 0.1
 RETRY_FIRST_TIMES = 30
 RETRY_LAST_S = 5.0
 CONNECT_S = 10.0
+#: Pause of a node that stays after a scan, seconds: the server that has just ended may still
+#: listen, and would only say so again.
+REST_S = 1.0
 #: For the first frame and the answer to the registration.
 GREETING_S = 20.0
 #: How long the server may take to acknowledge the last reports at the end.
@@ -113,7 +117,7 @@ class _Scan:
         fork_server: ForkServer,
         welcome: Registered,
         processes: int,
-        sockets: list[socket.socket],
+        primed: list[Primed],
     ) -> None:
         self.scan = scan
         self.book = ReportBook()
@@ -121,9 +125,9 @@ class _Scan:
         self.segments: set[int] = set()
         self.stopping = False
         self.news = trio.Event()
-        self.room = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
         self.supervisor = Supervisor(
-            fork_server, welcome.settings, processes, self, ahead=processes, sockets=sockets
+            fork_server, welcome.settings, processes, self, ahead=processes, primed=primed
         )
 
     def want(self, leases: int) -> None:
@@ -132,18 +136,19 @@ class _Scan:
 
     async def found(self, outcome: Outcome) -> None:
         while self.book.full:
-            self.room = trio.Event()
-            await self.room.wait()
+            await self._room.park()
         self.book.add(outcome)
         self.news.set()
 
     def acknowledged(self, report: int) -> None:
         self.book.acknowledge(report)
-        self.room.set()
+        self._room.unpark_all()
 
     @property
     def leases(self) -> tuple[int, ...]:
-        return tuple(sorted(self.supervisor.leases | self.book.leases_done))
+        """What is told when the node registers again. Those beyond what a message may hold go to
+        others, and our reports of them are late ones."""
+        return tuple(sorted(self.supervisor.leases | self.book.leases_done)[:HELD_MAX])
 
 
 class Node:
@@ -153,7 +158,7 @@ class Node:
         options: see `NodeOptions`.
         fork_server: started early by the caller, closed by it in the end.
         secure: makes a connection secure (TLS and the check of the server); None: plain TCP.
-        sockets: workers that were already asked for.
+        primed: workers that were already asked for.
     """
 
     def __init__(
@@ -161,12 +166,12 @@ class Node:
         options: NodeOptions,
         fork_server: ForkServer,
         secure: Secure | None,
-        sockets: list[socket.socket] | None = None,
+        primed: list[Primed] | None = None,
     ) -> None:
         self._options = options
         self._fork_server = fork_server
         self._secure = secure
-        self._sockets = sockets or []
+        self._primed = primed or []
         self._instance = secrets.token_hex(16)
         self._machine = machine.machine_id()
         self._environment = machine.environment()
@@ -195,6 +200,7 @@ class Node:
                     log.info("%s", "scan done" if end.done else f"stopped: {end.detail}")
                     return
                 log.info("scan over; waiting for the next one")
+                await trio.sleep(REST_S)
 
     def _forget_scan(self) -> None:
         if self._supervision is not None:
@@ -210,7 +216,7 @@ class Node:
         try:
             await self._talk(channel, nursery)
         except (ChannelEnded, trio.BrokenResourceError) as error:
-            log.warning("lost the server at %s (%s); coming back", self._options.where, error)
+            self._tell_lost(error)
             await trio.sleep(RETRY_FIRST_S)
         except PeerFault as fault:
             raise ServerRefuses(
@@ -220,6 +226,15 @@ class Node:
         finally:
             with trio.move_on_after(1.0, shield=True):
                 await channel.aclose()
+
+    def _tell_lost(self, error: Exception) -> None:
+        if isinstance(error, ChannelEnded) and error.state is State.NEW and self._secure is None:
+            log.warning(
+                "%s closed the line before it said a word; does it want TLS (--use-tls)?",
+                self._options.where,
+            )
+        else:
+            log.warning("lost the server at %s (%s); coming back", self._options.where, error)
 
     async def _connect(self) -> trio.abc.Stream:
         attempt = 0
@@ -245,9 +260,12 @@ class Node:
 
     async def _connect_once(self) -> trio.abc.Stream:
         with trio.fail_after(CONNECT_S):
-            stream: trio.abc.Stream = await trio.open_tcp_stream(
-                self._options.host, self._options.port
-            )
+            try:
+                stream: trio.abc.Stream = await trio.open_tcp_stream(
+                    self._options.host, self._options.port
+                )
+            except UnicodeError as error:  # from the name's encoding (IDNA)
+                raise UserError(f"{self._options.host!r} is no host name: {error}") from error
         if self._secure is None:
             return stream
         return await self._secure(stream, self._options.host)
@@ -299,7 +317,7 @@ class Node:
                 node_version=__version__,
                 machine_id=self._machine,
                 instance=self._instance,
-                name=self._options.name[:32],
+                name=clip(self._options.name, NAME_CHARS_MAX),
                 preferred_pool=self._options.preferred_pool,
                 processes=self._options.processes,
                 environment=self._environment,
@@ -322,9 +340,9 @@ class Node:
             return self._scan
         self._forget_scan()
         scan = _Scan(
-            registered.scan, self._fork_server, registered, self._options.processes, self._sockets
+            registered.scan, self._fork_server, registered, self._options.processes, self._primed
         )
-        self._sockets = []
+        self._primed = []
         self._scan = scan
         self._supervision = trio.CancelScope()
         nursery.start_soon(self._supervise, scan, self._supervision)
@@ -357,7 +375,7 @@ class Node:
                 case Ack(report):
                     scan.acknowledged(report)
                 case Pulse(pause):
-                    await scan.supervisor.pause(pause)
+                    scan.supervisor.pause(pause)
                 case Stop():
                     return message
                 case Refused():

@@ -9,23 +9,25 @@ import platform
 import sys
 from pathlib import Path
 
+from nray.wire.errors import clip
 from nray.wire.messages import Environment
 
 _ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
-TEXT_CHARS_MAX = 200
+#: What systemd leaves in the file of an image that has not been started yet.
+_NO_ID = "uninitialized"
 
 
 def machine_id() -> str:
-    """The same for every process of a machine, and no other's.
+    """The same for every process of a machine, and no other's (but that of a copied machine).
 
     A hash, as machine-id(5) asks for: the id itself is not for the network to know.
     """
     for path in _ID_FILES:
         try:
-            text = Path(path).read_text().strip()
+            text = Path(path).read_text(errors="replace").strip()
         except OSError:
             continue
-        if text:
+        if text and text != _NO_ID:
             break
     else:
         text = f"{platform.node()} {os.stat('/').st_ino}"
@@ -39,12 +41,12 @@ def environment() -> Environment:
     except (KeyError, OSError):
         user = str(os.getuid())
     return Environment(
-        hostname=_clipped(platform.node()),
-        os=_clipped(f"{platform.system()} {platform.release()}"),
+        hostname=clip(platform.node()),
+        os=clip(f"{platform.system()} {platform.release()}"),
         pid=os.getpid(),
-        processname=_clipped(os.path.basename(sys.argv[0]) or "nray"),
-        username=_clipped(user),
-        cpumodelname=_clipped(_cpu_model()),
+        processname=clip(os.path.basename(sys.argv[0]) or "nray"),
+        username=clip(user),
+        cpumodelname=clip(_cpu_model()),
     )
 
 
@@ -63,10 +65,6 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.machine()
-
-
-def _clipped(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8", "replace")[:TEXT_CHARS_MAX]
 
 
 def processors() -> int:

@@ -61,14 +61,16 @@ class Resolver:
         return self._known[key]
 
     async def _ask(self, name: str) -> list[bytes]:
-        with trio.move_on_after(LOOKUP_S):
-            try:
-                return await trio.to_thread.run_sync(
-                    self._lookup, name, abandon_on_cancel=True, limiter=self._limiter
-                )
-            except (OSError, UnicodeError) as error:
-                self.failures[name] = getattr(error, "strerror", None) or str(error)
-                return []
+        # The wait for a turn is not the look-up's: its time begins when somebody is asked.
+        async with self._limiter:
+            with trio.move_on_after(LOOKUP_S):
+                try:
+                    return await trio.to_thread.run_sync(
+                        self._lookup, name, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+                    )
+                except (OSError, UnicodeError) as error:
+                    self.failures[name] = getattr(error, "strerror", None) or str(error)
+                    return []
         self.failures[name] = f"no answer within {LOOKUP_S:g} s"
         return []
 

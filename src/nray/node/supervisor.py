@@ -18,6 +18,8 @@ from typing import Protocol
 import trio
 
 from nray import UserError
+from nray.node import orders
+from nray.node.orders import LeaseLike, Primed
 from nray.node.resolver import Resolver
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
@@ -40,19 +42,6 @@ class WorkersFail(UserError):
     """Worker processes die as fast as they are started."""
 
     exit_status = 1
-
-
-class LeaseLike(Protocol):
-    """A slice to be scanned."""
-
-    @property
-    def lease(self) -> int: ...
-    @property
-    def segment(self) -> int: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +76,7 @@ class _Hand:
     spaces: set[int] = field(default_factory=set)
     lock: trio.Lock = field(default_factory=trio.Lock)
     sent: int = 0
-    ended_any: bool = False
+    paused: bool = False
 
     async def send(self, *messages: protocol.ToWorker) -> None:
         """A worker that is gone is noticed where its socket is read, not here."""
@@ -107,7 +96,7 @@ class Supervisor:
         processes: how many workers.
         office: where leases come from.
         ahead: leases kept here beyond what the workers have: one round trip's worth.
-        sockets: workers that were already asked for, to be used first.
+        primed: workers that were already asked for, to be used first.
     """
 
     def __init__(
@@ -119,7 +108,7 @@ class Supervisor:
         *,
         ahead: int = 0,
         resolver: Resolver | None = None,
-        sockets: list[socket.socket] | None = None,
+        primed: list[Primed] | None = None,
     ) -> None:
         self._fork_server = fork_server
         self._settings = settings
@@ -128,13 +117,15 @@ class Supervisor:
         self._office = office
         self._ahead = ahead
         self._resolver = resolver or Resolver()
-        self._ready = list(sockets or ())
+        self._ready = list(primed or ())
         self._hands: set[_Hand] = set()
         self._stock: deque[LeaseLike] = deque()
         self._asked = 0
         self._segments: dict[int, Segment] = {}
         self._spaces: dict[int, protocol.Space] = {}
         self._deaths: dict[int, int] = {}
+        # How workers ended, by pid: told for all of them at once.
+        self._endings: dict[int, str] = {}
         self._deaths_in_a_row = 0
         self._sent_before = 0
         self._paused = False
@@ -158,13 +149,13 @@ class Supervisor:
         self._asked = 0
         self._changed.set()
 
-    async def pause(self, on: bool) -> None:
-        """Hold new probes back, or go on; those in flight end as ever."""
-        if on == self._paused:
-            return
+    def pause(self, on: bool) -> None:
+        """Hold new probes back, or go on; those in flight end as ever.
+
+        Never waits: whoever calls this may be the one that makes room for what workers send.
+        """
         self._paused = on
-        for hand in list(self._hands):
-            await hand.send(protocol.Pause(on))
+        self._changed.set()
 
     @property
     def sent(self) -> int:
@@ -189,6 +180,8 @@ class Supervisor:
         Raises:
             WorkersFail: workers die one after the other.
         """
+        while len(self._ready) > self._processes:
+            self._ready.pop().socket.close()
         async with trio.open_nursery() as nursery:
             for index in range(self._processes):
                 nursery.start_soon(self._keep_worker, index)
@@ -199,11 +192,19 @@ class Supervisor:
 
     async def _keep_worker(self, index: int) -> None:
         while True:
-            sock = self._ready.pop() if self._ready else self._fork_server.spawn()
-            hand = _Hand(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+            start = self._ready.pop(0) if self._ready else Primed(self._spawn())
+            hand = _Hand(
+                trio.SocketStream(trio.socket.from_stdlib_socket(start.socket)),
+                wants=protocol.SLICES_AHEAD - len(start.holds),
+                holds=start.holds,
+                spaces=start.spaces,
+            )
             self._hands.add(hand)
             try:
-                await self._serve(hand, index)
+                if not start.configured:
+                    settings = orders.configure(self._settings, index, self._processes)
+                    await hand.send(settings)
+                await self._serve(hand)
             finally:
                 self._hands.discard(hand)
                 self._sent_before += hand.sent
@@ -211,11 +212,16 @@ class Supervisor:
                     await trio.aclose_forcefully(hand.stream)
             await self._bury(hand)
 
-    async def _serve(self, hand: _Hand, index: int) -> None:
+    def _spawn(self) -> socket.socket:
+        try:
+            return self._fork_server.spawn()
+        except OSError as error:
+            raise WorkersFail(
+                f"no worker process can be started any more: {error.strerror or error}"
+            ) from error
+
+    async def _serve(self, hand: _Hand) -> None:
         """Talk to a worker until it ends."""
-        await hand.send(_configure(self._settings, index, self._processes))
-        if self._paused:
-            await hand.send(protocol.Pause(True))
         self._changed.set()
         unpacker = protocol.Unpacker(at_worker=False)
         while True:
@@ -237,29 +243,30 @@ class Supervisor:
                 self._changed.set()
             case protocol.Found(lease, hits, done, counts, errors, sent):
                 hand.sent = sent
-                if done:
+                await self._office.found(Outcome(lease, hits, done, counts, errors))
+                if done:  # only now: until the office has it, it is among `leases`
                     hand.holds.pop(lease, None)
                     self._deaths.pop(lease, None)
-                    hand.ended_any = True
                     self._deaths_in_a_row = 0
-                await self._office.found(Outcome(lease, hits, done, counts, errors))
 
     async def _bury(self, hand: _Hand) -> None:
         """A worker has died: its slices begin again with others, unless they are the cause."""
-        how = self._fork_server.ended().get(hand.pid, "gone")
+        self._endings |= self._fork_server.ended()
+        how = self._endings.pop(hand.pid, "gone")
         log.warning(
             "worker %s %s; its %d slices begin again", hand.pid or "?", how, len(hand.holds)
         )
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > DEATHS_IN_A_ROW_MAX:
             raise WorkersFail(f"worker processes die one after the other, the last: {how}")
-        for lease in reversed(hand.holds.values()):
-            deaths = self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
-            if deaths < DEATHS_MAX:
-                self._stock.appendleft(lease)
-            else:
-                await self._give_up(lease)
+        for lease in hand.holds.values():
+            self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
+        again = [each for each in hand.holds.values() if self._deaths[each.lease] < DEATHS_MAX]
+        self._stock.extendleft(reversed(again))
         self._changed.set()
+        for lease in hand.holds.values():
+            if self._deaths.get(lease.lease, 0) >= DEATHS_MAX:
+                await self._give_up(lease)
 
     async def _give_up(self, lease: LeaseLike) -> None:
         log.error("slice %d+%d ended %d workers; given up", lease.start, lease.count, DEATHS_MAX)
@@ -273,6 +280,10 @@ class Supervisor:
 
     async def _dispatch(self, nursery: trio.Nursery) -> None:
         """Hand the stock out, and ask for what is missing."""
+        for each in list(self._hands):
+            if each.paused != self._paused:
+                each.paused = self._paused
+                await each.send(protocol.Pause(each.paused))
         while self._stock:
             hand = max(self._hands, key=lambda each: each.wants, default=None)
             if hand is None or hand.wants <= 0:
@@ -281,7 +292,7 @@ class Supervisor:
             hand.wants -= 1
             hand.holds[lease.lease] = lease
             segment = self._segments[lease.segment]
-            if segment.names or segment.excluded_names:
+            if orders.needs_names(segment):
                 nursery.start_soon(self._hand_over, hand, lease, segment)
             else:
                 await self._hand_over(hand, lease, segment)
@@ -316,46 +327,11 @@ class Supervisor:
     async def _space(self, segment: Segment) -> protocol.Space:
         """The space as workers get it: exclusions with what excluded names resolve to here."""
         if segment.id not in self._spaces:
-            excluded4, excluded6 = list(segment.excluded4), list(segment.excluded6)
             away = await self._resolver.all(set(segment.excluded_names))
             for name, addresses in away.items():
                 if not addresses:
                     log.warning("excluded name %s has no address here: nothing to exclude", name)
-                for address in addresses:
-                    number = int.from_bytes(address, "big")
-                    (excluded4 if len(address) == 4 else excluded6).append((number, number))
-            self._spaces[segment.id] = protocol.Space(
-                segment.id,
-                protocol.range_bytes(list(segment.ranges4), 4),
-                protocol.range_bytes(list(segment.ranges6), 16),
-                len(segment.names),
-                list(segment.ports),
-                segment.key,
-                protocol.range_bytes(_merged(excluded4), 4),
-                protocol.range_bytes(_merged(excluded6), 16),
+            self._spaces[segment.id] = orders.space(
+                segment, [each for addresses in away.values() for each in addresses]
             )
         return self._spaces[segment.id]
-
-
-def _merged(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    from nray.targets.ranges import merge
-
-    return list(merge(pairs))
-
-
-def _configure(settings: Settings, index: int, processes: int) -> protocol.Configure:
-    """What worker ``index`` of so many is told; it gets its share of the probes in flight."""
-    window = 0
-    if settings.workers:
-        share, more = divmod(settings.workers, processes)
-        window = max(1, share + (index < more))
-    return protocol.Configure(
-        window,
-        settings.tcp_timeout_ms / 1000,
-        settings.udp_timeout_ms / 1000,
-        settings.states,
-        settings.udp_payload,
-        settings.udp_payloads,
-        settings.udp_fast,
-        settings.adaptive,
-    )

@@ -32,6 +32,9 @@ SLICE_SECONDS = 15.0
 SLICE_NAMES_MOST = 4096
 #: Of what is left, a node gets at most a quarter of its share at once.
 SHARE = 4
+#: What a node says of its processes is believed so far: a false figure would cut everybody's
+#: slices to the least. As many as ``nray node --processes`` takes.
+PROCESSES_MOST = 1024
 
 RECORD_BYTES = 32
 #: Position and address: what makes a hit the same hit.
@@ -129,6 +132,12 @@ class Node:
     #: The largest slice that it has ended.
     largest: int = 0
 
+    def learn(self, count: int, took_s: float) -> None:
+        """It has ended a slice of so many probes, so many seconds after it got it."""
+        rate = count / max(took_s, 1e-6)
+        self.rate = rate if not self.rate else (self.rate + rate) / 2
+        self.largest = max(self.largest, count)
+
 
 @dataclass(slots=True)
 class _Progress:
@@ -178,12 +187,21 @@ class Scheduler:
         slice_most: a cap on slices, 0 for none (the ``max…PerBatch`` keys).
         ratelimit: probes that a node may start each second, 0 for no limit; keeps the first
             slices of a slow scan short.
+        slice_first: size of the first slices of a node.
     """
 
-    def __init__(self, *, pools: int = 1, slice_most: int = 0, ratelimit: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        pools: int = 1,
+        slice_most: int = 0,
+        ratelimit: float = 0.0,
+        slice_first: int = SLICE_FIRST,
+    ) -> None:
         self.pools = [Pool(number) for number in range(pools)]
         self._slice_most = slice_most
         self._ratelimit = ratelimit
+        self._slice_first = slice_first
         self._next_lease = 1
         self._by_lease: dict[int, tuple[Pool, _Slice]] = {}
         self._open_segments = True
@@ -214,7 +232,7 @@ class Scheduler:
 
     def join(self, node_id: str, pool: int, processes: int) -> Node:
         """A node comes in."""
-        node = Node(node_id, pool, max(1, processes))
+        node = Node(node_id, pool, min(max(1, processes), PROCESSES_MOST))
         self.pools[pool].nodes.add(node)
         return node
 
@@ -291,7 +309,7 @@ class Scheduler:
         if node.rate > 0:
             work = min(2 * node.largest, int(node.rate * SLICE_SECONDS))
         else:
-            work = SLICE_FIRST
+            work = self._slice_first
         if self._ratelimit:
             # With a fixed rate the time of a slice is known before it was measured.
             each = self._ratelimit / node.processes
@@ -336,15 +354,18 @@ class Scheduler:
         pool, work = found
         _check_hits(work, hits)
         if done:
-            _check_counts(work, counts)
+            _check_counts(work, counts, names=pool.segments[work.segment].names)
         fresh = work.new_hits(hits)
         pool.hits += len(fresh) // RECORD_BYTES
         if done:
-            self._close(pool, work, counts, errors or {}, now)
+            if lease == work.leases[-1] and work.node is not None:
+                # Not for a late report: the node that has the slice now has not done it.
+                work.node.learn(work.count, now - work.granted_at)
+            self._close(pool, work, counts, errors or {})
         return pool, work.segment, fresh
 
     def _close(
-        self, pool: Pool, work: _Slice, counts: tuple[int, ...], errors: dict[str, int], now: float
+        self, pool: Pool, work: _Slice, counts: tuple[int, ...], errors: dict[str, int]
     ) -> None:
         for lease in work.leases:
             del self._by_lease[lease]
@@ -353,10 +374,6 @@ class Scheduler:
             progress.returned.remove(work)
         else:
             work.node.holds.discard(work)
-            took = max(now - work.granted_at, 1e-6)
-            rate = work.count / took
-            work.node.rate = rate if not work.node.rate else (work.node.rate + rate) / 2
-            work.node.largest = max(work.node.largest, work.count)
         progress.done.add(work.start, work.start + work.count)
         pool.tally.add(counts)
         for reason, count in errors.items():
@@ -389,9 +406,11 @@ def _check_hits(work: _Slice, hits: bytes) -> None:
             )
 
 
-def _check_counts(work: _Slice, counts: tuple[int, ...]) -> None:
+def _check_counts(work: _Slice, counts: tuple[int, ...], *, names: bool) -> None:
     if len(counts) != 8 or min(counts) < 0:
         raise FaultyReport("counts are eight numbers from 0")
     *states, addresses = counts
+    if addresses and not names:
+        raise FaultyReport(f"{addresses} further addresses where there are no names")
     if sum(states) != work.count + addresses:
         raise FaultyReport(f"{sum(states)} probes reported for a slice of {work.count}")

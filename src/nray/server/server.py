@@ -6,7 +6,7 @@ import errno
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -19,12 +19,13 @@ from nray.server.summary import status_line
 from nray.targets.findings import expand
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
-from nray.wire.errors import EXPLANATIONS, PeerFault, Reason
+from nray.wire.errors import EXPLANATIONS, PeerFault, Reason, clip
 from nray.wire.messages import (
     PROTOCOL_VERSION,
     Ack,
     Ask,
     Bye,
+    Environment,
     Heartbeat,
     Lease,
     NodeMessage,
@@ -46,6 +47,9 @@ log = logging.getLogger("nray.server")
 REGISTER_S = 10.0
 #: How long nodes may take to say Bye at the end.
 FAREWELL_S = 10.0
+#: How long a line that is not yet registered is waited for at the end: long enough for an honest
+#: node, which is then told to stop and does not look for this server for ever.
+LATECOMER_S = 2.0
 HEARTBEAT_S = 5.0
 #: Lines under way that have not registered yet: what half-open peers can hold at most.
 GUESTS_MAX = 256
@@ -117,7 +121,11 @@ class Server:
         self._over = trio.Event()
         self._stop = Stop(True)
         self._guests = 0
-        self._nobody = trio.Event()
+        # Set when a line or a session has ended.
+        self._left = trio.Event()
+        # Around what is being written down.
+        self._writing: set[trio.CancelScope] = set()
+        self._heartbeat_s = min(HEARTBEAT_S, options.node_expiry_s / 3)
         self.first_lease_at: float | None = None
         self.interrupted = False
 
@@ -125,13 +133,14 @@ class Server:
         """End early: nodes are told to stop, and `run` returns once they have."""
         if not self._over.is_set():
             self.interrupted = True
-            self._stop = Stop(False, why)
+            self._stop = Stop(False, clip(why))
             self._over.set()
 
     async def run(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Serve until the scan is done or interrupted, and all nodes were told.
 
-        The listeners are closed at the end, however it comes.
+        The listeners are closed at the end, however it comes. Cancelled, what is being written
+        down may be lost; at any other end it is waited for.
         """
         async with trio.open_nursery() as nursery:
             for listener in listeners:
@@ -140,22 +149,35 @@ class Server:
             nursery.start_soon(self._tell_status)
             if self.scheduler.finished:
                 self._over.set()
-            await self._over.wait()
-            await self._dismiss()
+            try:
+                await self._over.wait()
+                await self._dismiss()
+            except BaseException:
+                for scope in self._writing:
+                    scope.shield = False
+                raise
             nursery.cancel_scope.cancel()
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────
 
     async def _dismiss(self) -> None:
-        """Tell every node to stop, and wait until they have said Bye, for a while."""
-        for session in self._sessions.connected():
-            session.kick.set()
+        """Tell every node to stop, and wait until they have said Bye, for a while.
+
+        A node whose line was lost just now is waited for too, and one that is just coming: who
+        is not told looks for this server for ever.
+        """
+        self._sessions.kick()
         with trio.move_on_after(FAREWELL_S) as farewell:
-            while self._sessions.connected():
-                self._nobody = trio.Event()
-                await self._nobody.wait()
+            with trio.move_on_after(LATECOMER_S):
+                await self._until(lambda: not len(self._sessions) and not self._guests)
+            await self._until(lambda: not len(self._sessions))
         if farewell.cancelled_caught:
-            log.warning("%d nodes did not say good-bye", len(self._sessions.connected()))
+            log.warning("%d nodes did not say good-bye", len(self._sessions))
+
+    async def _until(self, settled: Callable[[], bool]) -> None:
+        while not settled():
+            self._left = trio.Event()
+            await self._left.wait()
 
     async def _expire(self) -> None:
         every = min(self._options.expiry_check_s, 1.0)
@@ -172,6 +194,7 @@ class Server:
                 if session.channel is not None:
                     await trio.aclose_forcefully(session.channel)
                 self._sessions.kick(session.node.pool)
+                self._left.set()
 
     async def _tell_status(self) -> None:
         while True:
@@ -195,11 +218,12 @@ class Server:
             secured, identity = admitted
             channel: NodeChannel = Channel(secured, ServerEnd())
             try:
-                session = await self._greet(channel, identity, peer)
-                self._guests -= 1
-                guest = False
-                if session is not None:
-                    await self._talk(channel, session)
+                register = await self._greet(channel, peer)
+                if register is not None:
+                    session, known = await self._enter(channel, register, identity)
+                    self._guests -= 1
+                    guest = False
+                    await self._talk(channel, session, peer, None if known else register)
             except PeerFault as fault:
                 log.warning("%s broke the protocol: %s", peer, fault.detail)
                 await channel.refuse(fault.reason, fault.detail)
@@ -211,21 +235,17 @@ class Server:
         finally:
             if guest:
                 self._guests -= 1
+            self._left.set()
 
-    async def _greet(self, channel: NodeChannel, identity: str | None, peer: str) -> Session | None:
+    async def _greet(self, channel: NodeChannel, peer: str) -> Register | None:
+        """What a node says of itself; None if it said nothing in time or was refused."""
         with trio.move_on_after(REGISTER_S):
             await channel.send(Welcome(PROTOCOL_VERSION, __version__))
             register = await channel.receive()
             assert isinstance(register, Register)
-            return await self._register(channel, register, identity, peer)
-        log.debug("%s did not register in time", peer)
-        return None
-
-    async def _register(
-        self, channel: NodeChannel, register: Register, identity: str | None, peer: str
-    ) -> Session | None:
-        twin = self._sessions.duplicate(register)
-        if twin is not None:
+            twin = self._sessions.duplicate(register)
+            if twin is None:
+                return register
             log.warning("refused a second node of one machine: %s at %s", register.name, peer)
             await channel.refuse(
                 Reason.DUPLICATE_MACHINE,
@@ -233,41 +253,37 @@ class Server:
                 "allowMultipleNodesPerHost: true lets more in",
             )
             return None
+        log.debug("%s did not register in time", peer)
+        return None
+
+    async def _enter(
+        self, channel: NodeChannel, register: Register, identity: str | None
+    ) -> tuple[Session, bool]:
+        """The node's session, from now on led over this line, and whether it was there before."""
         before = self._sessions.known(register.instance)
         if before is not None and before.channel is not None:
             await trio.aclose_forcefully(before.channel)
         session = self._sessions.enter(register, identity, trio.current_time())
         session.channel = channel
-        await channel.send(
-            Registered(
-                node_id=session.node.node_id,
-                pool=session.node.pool,
-                server_time_ms=now_ms(),
-                heartbeat_s=min(HEARTBEAT_S, self._options.node_expiry_s / 3),
-                settings=self._options.settings,
-                scan=self._scan,
-            )
-        )
-        who = f"{session.node.node_id} ({session.name})"
-        proven = f", certificate of {identity}" if identity else ""
-        log.info(
-            "%s %s from %s%s, pool %d, %d processes",
-            who,
-            "is back" if before else "registered",
-            peer,
-            proven,
-            session.node.pool,
-            session.node.processes,
-        )
-        if before is None:
-            await self._recorder.registration(_source(session), register.environment)
-        return session
+        return session, before is session
 
-    async def _talk(self, channel: NodeChannel, session: Session) -> None:
+    async def _talk(
+        self, channel: NodeChannel, session: Session, peer: str, new: Register | None
+    ) -> None:
+        """All that is said once a node has registered; ``new``: how, if it is not known yet.
+
+        Raises:
+            PeerFault: the node broke the protocol, or reported what cannot be true.
+        """
         gone = False
+        fault: PeerFault | None = None
         try:
             async with trio.open_nursery() as nursery:
+                await self._let_in(channel, session, peer, back=new is None)
                 nursery.start_soon(self._lease, channel, session)
+                nursery.start_soon(self._reassure, channel, session)
+                if new is not None:
+                    await self._announce(session, new.environment)
                 await self._listen(channel, session)
                 gone = True
                 nursery.cancel_scope.cancel()
@@ -276,30 +292,65 @@ class Server:
                 log.warning("lost the line to %s (%s)", session.node.node_id, session.name)
         except* PeerFault as faults:
             gone = True
-            raise _first(faults) from None
+            fault = _first(faults)  # raised here it would come out in a group
         finally:
             if session.channel is channel:
+                session.channel = None
                 if gone or self._over.is_set():
                     self._sessions.left(session)
-                    session.channel = None
                     self._sessions.kick(session.node.pool)
                 else:
                     self._sessions.lost(session, trio.current_time())
-            self._nobody.set()
+        if fault is not None:
+            raise fault
+
+    async def _let_in(
+        self, channel: NodeChannel, session: Session, peer: str, *, back: bool
+    ) -> None:
+        await channel.send(
+            Registered(
+                node_id=session.node.node_id,
+                pool=session.node.pool,
+                server_time_ms=now_ms(),
+                heartbeat_s=self._heartbeat_s,
+                settings=self._options.settings,
+                scan=self._scan,
+            )
+        )
+        log.info(
+            "%s (%s) %s from %s%s, pool %d, %d processes",
+            session.node.node_id,
+            session.name,
+            "is back" if back else "registered",
+            peer,
+            f", certificate of {session.identity}" if session.identity else "",
+            session.node.pool,
+            session.node.processes,
+        )
 
     async def _lease(self, channel: NodeChannel, session: Session) -> None:
         """Give the node what it wants, as it comes; at the end, Stop."""
+        announced: set[int] = set()
         while not self._over.is_set():
+            if session.channel is not channel:
+                return  # it has come back on another line, whose task this is now
             session.kick = trio.Event()
             for grant in self.scheduler.grant(session.node, trio.current_time()):
                 if self.first_lease_at is None:
                     self.first_lease_at = time.monotonic()
-                if grant.segment not in session.announced:
-                    session.announced.add(grant.segment)
+                if grant.segment not in announced:
+                    announced.add(grant.segment)
                     await channel.send(SegmentMessage(grant.segment, self._packed[grant.segment]))
                 await channel.send(Lease(grant.lease, grant.segment, grant.start, grant.count))
             await session.kick.wait()
         await channel.send(self._stop)
+
+    async def _reassure(self, channel: NodeChannel, session: Session) -> None:
+        """A slow sink keeps us from listening: the node must not take that for our end."""
+        while True:
+            await trio.sleep(self._heartbeat_s)
+            if session.busy:
+                await channel.send(Pulse())
 
     async def _listen(self, channel: NodeChannel, session: Session) -> None:
         """Take what the node says until it says Bye."""
@@ -308,7 +359,8 @@ class Server:
             session.seen_at = trio.current_time()
             match message:
                 case Report():
-                    await self._take(session, message)
+                    async with session.turn:
+                        await self._take(session, message)
                     await channel.send(Ack(message.report))
                 case Ask(leases):
                     self.scheduler.want(session.node, leases)
@@ -345,12 +397,32 @@ class Server:
         _, _, fresh = taken
         if len(fresh) != len(report.hits):
             findings = expand(self._segments[segment], fresh)
-        if findings:
-            await self._recorder.findings(_source(session), findings)
-        if report.done and self.scheduler.finished:
-            await self._recorder.flush()
-            self._over.set()
-            self._sessions.kick()
+        await self._write(session, self._recorder.findings(_source(session), findings))
+
+    async def _announce(self, session: Session, environment: Environment) -> None:
+        await self._write(session, self._recorder.registration(_source(session), environment))
+
+    async def _write(self, session: Session, writing: Awaitable[None]) -> None:
+        """Wait until the sinks have it. The scan is over when all is done and all is written.
+
+        What is in the books is not taken a second time, so it must reach the sinks whatever
+        becomes of the line meanwhile: shielded until `run` itself is cancelled.
+        """
+        session.busy += 1
+        try:
+            with trio.CancelScope(shield=True) as scope:
+                self._writing.add(scope)
+                try:
+                    await writing
+                    if self.scheduler.finished and self._writing == {scope}:
+                        await self._recorder.flush()
+                        self._over.set()
+                        self._sessions.kick()
+                finally:
+                    self._writing.discard(scope)
+        finally:
+            session.busy -= 1
+            session.seen_at = trio.current_time()
 
 
 def _counts(report: Report) -> tuple[int, ...]:

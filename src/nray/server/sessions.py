@@ -32,8 +32,12 @@ class Session:
     sent: int = 0
     #: Set when there may be something to lease to this node.
     kick: trio.Event = field(default_factory=trio.Event)
-    #: Segments announced on the present connection.
-    announced: set[int] = field(default_factory=set)
+    #: What it told is being written down, so many times: we do not listen meanwhile, so its
+    #: silence is our own.
+    busy: int = 0
+    #: One report at a time, whatever line it came on: one that is sent again on a new line is
+    #: acknowledged only when the first has been written down.
+    turn: trio.Lock = field(default_factory=trio.Lock)
 
 
 class Sessions:
@@ -58,6 +62,9 @@ class Sessions:
         self._several = several_per_machine
         self._preference = pool_by_preference
         self._by_instance: dict[str, Session] = {}
+        # A node that was given up and comes back goes to its own pool: its late reports are of
+        # that pool's leases. Grows by one small entry for each node that has left.
+        self._pools: dict[str, int] = {}
         self._count = 0
 
     def __iter__(self) -> Iterator[Session]:
@@ -95,7 +102,9 @@ class Sessions:
             return session
         self._count += 1
         preferred = register.preferred_pool if self._preference else -1
-        pool = self._scheduler.choose_pool(preferred)
+        pool = self._pools.pop(register.instance, None)
+        if pool is None:
+            pool = self._scheduler.choose_pool(preferred)
         node = self._scheduler.join(f"node-{self._count}", pool, register.processes)
         session = Session(
             node, register.name, register.instance, register.machine_id, identity, now
@@ -106,7 +115,6 @@ class Sessions:
     def _come_back(self, session: Session, register: Register, now: float) -> None:
         session.seen_at = now
         session.lost_at = None
-        session.announced.clear()
         session.node.wanted = 0
         self._scheduler.keep_only(session.node, set(register.leases))
 
@@ -120,6 +128,7 @@ class Sessions:
         """A node is gone for good; how many slices go to others."""
         if self._by_instance.pop(session.instance, None) is None:
             return 0
+        self._pools[session.instance] = session.node.pool
         return self._scheduler.leave(session.node)
 
     def expired(self, now: float) -> list[Session]:
@@ -127,8 +136,11 @@ class Sessions:
         return [
             each
             for each in self
-            if now - each.seen_at > self._expiry_s
-            or (each.lost_at is not None and now - each.lost_at > RECONNECT_S)
+            if not each.busy
+            and (
+                now - each.seen_at > self._expiry_s
+                or (each.lost_at is not None and now - each.lost_at > RECONNECT_S)
+            )
         ]
 
     def kick(self, pool: int | None = None) -> None:

@@ -7,6 +7,21 @@ from nray.server.scheduler import Scheduler, Tally
 EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 3
 
+#: A rate is not told of shorter scans: half of such a time is the start.
+RATE_LEAST_S = 0.1
+
+#: Why a probe could not be sent (`nray._core`), for people.
+_WORDS = {
+    "out-of-descriptors": "out of file descriptors (ulimit -n)",
+    "out-of-buffers": "out of memory for sockets",
+    "out-of-local-ports": "out of local ports (net.ipv4.ip_local_port_range)",
+    "no-route-from-here": "no route from here",
+    "forbidden-here": "forbidden by this machine (its firewall?)",
+    "local-error": "a socket call failed here",
+    "connects-to-itself": "reached only itself",
+    "name-not-resolved": "the name could not be resolved",
+}
+
 
 def totals(scheduler: Scheduler) -> Tally:
     """The tallies of all pools together."""
@@ -50,29 +65,43 @@ def summary_lines(scheduler: Scheduler, seconds: float) -> list[str]:
             ("closed", tally.closed),
             ("filtered", tally.filtered),
             ("open|filtered", tally.open_filtered),
-            ("errors", tally.error),
+            ("not sent", tally.error),
             ("excluded after resolution", tally.excluded),
             ("without a known payload", tally.skipped),
         )
         if count or word == "open"
     ]
-    rate = probes / seconds if seconds > 0 else 0.0
-    lines = [
-        f"{probes:,} probes in {seconds:.2f} s ({rate:,.0f} a second): {', '.join(parts)}",
-    ]
+    lines = [f"{_plural(probes, 'probe')} in {_time(probes, seconds)}: {', '.join(parts)}"]
     if tally.addresses:
-        lines.append(f"{tally.addresses:,} more probes for further addresses of names")
+        lines.append(f"{_plural(tally.addresses, 'more probe')} for further addresses of names")
     errors: dict[str, int] = {}
     for pool in scheduler.pools:
         for reason, count in pool.errors.items():
             errors[reason] = errors.get(reason, 0) + count
     if errors:
-        why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(errors.items()))
+        why = ", ".join(
+            f"{count:,} × {_WORDS.get(reason, reason)}" for reason, count in sorted(errors.items())
+        )
         lines.append(f"not everything could be covered: {why}")
+        lines.append("  which: nray scan --show error, or states: [error] under an output")
     if not scheduler.finished:
-        left = sum(pool.total - pool.done for pool in scheduler.pools)
-        lines.append(f"not finished: {left:,} probes to do")
+        total = sum(pool.total for pool in scheduler.pools)
+        lines.append(f"not finished: {total - probes:,} of {total:,} to do")
     return lines
+
+
+def _time(probes: int, seconds: float) -> str:
+    """How long it took, and how fast where that can be told from so short a time."""
+    if seconds < 1:
+        took = f"{1000 * seconds:.0f} ms"
+    elif seconds < 120:
+        took = f"{seconds:.2f} s"
+    else:
+        minutes, rest = divmod(round(seconds), 60)
+        took = f"{minutes} min {rest} s"
+    if seconds < RATE_LEAST_S:
+        return took
+    return f"{took} ({probes / seconds:,.0f} a second)"
 
 
 def _plural(count: int, word: str) -> str:

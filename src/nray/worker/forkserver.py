@@ -90,9 +90,15 @@ class ForkServer:
             found[pid] = _words(status)
 
     def close(self) -> None:
-        """End the fork server and wait for it: milliseconds. Workers end by their own sockets."""
+        """End the fork server and wait for it: milliseconds. Workers end by their own sockets.
+
+        Harmless when called again.
+        """
+        if self.bucket_fd < 0:
+            return
         self._socket.close()
         os.close(self.bucket_fd)
+        self.bucket_fd = -1
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,28 @@
+"""Starting the process that workers are forked from, and what to say where that fails."""
+
+from __future__ import annotations
+
+from nray import UserError
+from nray.worker.forkserver import ForkServer
+
+
+class NoWorkers(UserError):
+    """No worker process can be started here."""
+
+    exit_status = 1
+
+
+def start_fork_server() -> ForkServer:
+    """The fork server.
+
+    Raises:
+        NoWorkers: too many processes or files, or an interpreter that this user may not run.
+    """
+    try:
+        return ForkServer()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise NoWorkers(
+            f"cannot start worker processes: {error.strerror}{where}",
+            "limits on processes and files: ulimit -u, ulimit -n",
+        ) from error

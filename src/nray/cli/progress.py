@@ -1,0 +1,76 @@
+"""The progress line of ``nray scan``: on a terminal only, and never mixed up with results.
+
+Results are written by a thread of their sink, the line by the main one. Both go through one lock;
+the main thread never waits for it, as a terminal may be stopped (Ctrl+S) for any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nray.events.terminal import TerminalSink
+
+if TYPE_CHECKING:
+    from nray.events.model import Event
+
+_ERASE = "\r\x1b[K"
+
+
+class Progress:
+    """One line on standard error, written over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown = False
+
+    def __call__(self, line: str) -> None:
+        """Show a line in place of the last one; not at all while results are being written."""
+        if self._lock.acquire(blocking=False):
+            try:
+                width = os.get_terminal_size(2).columns or 80
+                self._write(f"{_ERASE}{line[: width - 1]}")
+                self._shown = True
+            finally:
+                self._lock.release()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._erase()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The line is away for as long as this lasts."""
+        with self._lock:
+            self._erase()
+            yield
+
+    def _erase(self) -> None:
+        if self._shown:
+            self._write(_ERASE)
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+class TidyTerminalSink(TerminalSink):
+    """Prints results where the progress line was, never behind it."""
+
+    def __init__(self, format: str, progress: Progress) -> None:
+        super().__init__(format)
+        self._progress = progress
+
+    def write(self, events: Sequence[Event]) -> None:
+        """As TerminalSink."""
+        with self._progress.away():
+            super().write(events)

@@ -1,0 +1,133 @@
+"""Ctrl+C at any time: status 130, no traceback, whole outputs, no process left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_lab import Process, command_line, free_port, listening, started, until
+
+ADDRESS = "127.91.0.2"
+
+CONFIGURATION = """\
+listen: {port}
+targetgenerator.standard:
+  targets: [{address}]
+  tcpports: ["21000-21100"]
+  udpports: []
+scannerconfig.ratelimit: 20
+events:
+  json-file:
+    filename: out.json
+    filter: {{result.portscan.open: true}}
+"""
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[set[int]]:
+    with listening(ADDRESS, 14) as found:
+        yield found
+
+
+def whole_lines(path: Path) -> int:
+    text = path.read_text()
+    assert text.endswith("\n")
+    return len([json.loads(line) for line in text.splitlines()])
+
+
+def gone(process: Process, status: int = 130) -> None:
+    assert process.end() == status, process.said
+    assert "Traceback" not in process.said
+    assert process.left() == []
+
+
+def test_a_scan(tmp_path: Path, ports: set[int]) -> None:
+    arguments = ["scan", "-t", ADDRESS, "-p", "21000-21100", "--rate", "20", "-o", "out.json"]
+    with started(command_line(*arguments), tmp_path) as scan:
+        until(lambda: scan.out.stat().st_size)
+        scan.interrupt()
+        gone(scan)
+        assert "not finished: " in scan.said
+        assert whole_lines(scan.out) == whole_lines(tmp_path / "out.json") > 0
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.2])
+def test_a_scan_that_is_just_starting(after_s: float, tmp_path: Path) -> None:
+    with started(
+        command_line("scan", "-t", ADDRESS, "-p", "1-60000", "--rate", "9"), tmp_path
+    ) as it:
+        until(lambda: b"nray" in Path(f"/proc/{it.popen.pid}/cmdline").read_bytes())
+        time.sleep(after_s)
+        it.interrupt()
+        status = it.end()
+        # Before Python has set up its signals, the kernel ends it.
+        assert status in ((130, -2, 1) if after_s < 0.03 else (130,)), it.said
+        assert after_s < 0.03 or "Traceback" not in it.said
+        assert it.left() == []
+
+
+def test_a_list_into_a_full_pipe(tmp_path: Path) -> None:
+    import subprocess
+
+    listing = command_line("scan", "-t", "0.0.0.0/0", "-p", "1-100", "--list")
+    with started(listing, tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.popen.stdout is not None
+        process.popen.stdout.read(1000)
+        process.interrupt()
+        gone(process)
+        process.popen.stdout.close()
+
+
+def test_server_and_node(tmp_path: Path, ports: set[int]) -> None:
+    port = free_port()
+    (tmp_path / "conf.yaml").write_text(CONFIGURATION.format(port=port, address=ADDRESS))
+    out = tmp_path / "out.json"
+    with (
+        started(command_line("server", "-c", "conf.yaml"), tmp_path, "server") as server,
+        started(command_line("node", "-p", str(port)), tmp_path, "node1") as first,
+    ):
+        until(lambda: out.exists() and out.stat().st_size, why=lambda: server.said + first.said)
+        first.interrupt()
+        gone(first)
+        assert "interrupted" in first.said
+        with started(command_line("node", "-p", str(port)), tmp_path, "node2") as second:
+            until(lambda: "registered" in second.said)
+            server.interrupt()
+            gone(server)
+            gone(second, 0)
+            assert "stopped: the server was interrupted" in second.said
+        assert "interrupted: stopping the nodes" in server.said
+        assert "not finished: " in server.said
+        assert whole_lines(out) > 0
+
+
+def test_a_node_without_a_server(tmp_path: Path) -> None:
+    port = free_port()
+    with started(command_line("node", "-p", str(port)), tmp_path) as node:
+        until(lambda: "trying again" in node.said)
+        assert f"no server at localhost:{port} yet (Connection refused)" in node.said
+        node.interrupt()
+        gone(node)
+        assert node.said.count("no server at") == 1
+
+
+def test_a_server_without_nodes(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "conf.yaml").write_text(CONFIGURATION.format(port=port, address=ADDRESS))
+    with started(command_line("server", "-c", "conf.yaml"), tmp_path) as server:
+        until(lambda: "waiting for nodes" in server.said)
+        assert f"listening on 127.0.0.1:{port} (without TLS)" in server.said
+        assert "101 probes: 1 hosts, 101 ports; seed " in server.said
+        # The port is taken now: a second one says by whom to ask, and leaves no file behind.
+        (tmp_path / "out.json").unlink()
+        with started(command_line("server", "-c", "conf.yaml"), tmp_path, "second") as second:
+            gone(second, 2)
+            assert f"port {port} of 127.0.0.1 is taken by another program\n" in second.said
+            assert f"ss -ltnp 'sport = :{port}'" in second.said
+            assert not (tmp_path / "out.json").exists()
+        server.interrupt()
+        gone(server)
