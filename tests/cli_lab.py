@@ -103,7 +103,7 @@ class Process:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    # After the name, which may hold blanks and brackets: state, ppid, pgrp, session.
+                    # After the name, which may hold blanks: state, ppid, pgrp, session.
                     fields = (entry / "stat").read_text().rpartition(")")[2].split()
                     if int(fields[3]) == self.popen.pid and fields[0] != "Z":
                         found.append(int(entry.name))

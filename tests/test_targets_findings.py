@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,11 @@ from nray.targets.findings import Finding, expand
 from nray.targets.plan import plan
 
 HIT = struct.Struct("<Q16sIBBBB")
-SEGMENT = plan(
+NETWORKS, NAMES = plan(
     "10.0.0.0/28,2001:db8::/125,A.example", tcp="22,80", udp="53", exclude="192.0.2.1,::5", seed=1
-).segments[0]
+).segments
+#: All kinds of hosts in one segment, which is allowed.
+SEGMENT = replace(NETWORKS, names=NAMES.names)
 OPEN, SYN_ACK = STATES.index("open"), REASONS.index("syn-ack")
 
 

@@ -23,8 +23,11 @@ def only(made: Plan) -> Segment:
 
 
 def lines(made: Plan) -> list[str]:
-    segment = only(made)
-    return segment.listing(0, segment.probes).decode().splitlines()
+    return [
+        line
+        for segment in made.segments
+        for line in segment.listing(0, segment.probes).decode().splitlines()
+    ]
 
 
 def test_the_whole_of_a_small_plan() -> None:
@@ -36,11 +39,22 @@ def test_the_whole_of_a_small_plan() -> None:
         for host in ("10.0.0.0", "10.0.0.2", "10.0.0.3", "a.example")
         for port in ("80/tcp", "53/udp")
     )
-    segment = only(made)
-    assert segment.id == 0
-    assert segment.ports == ((6, 80), (17, 53))
-    assert segment.exclusions.covers(4, int(ipaddress.ip_address("10.0.0.1")))
-    assert segment.space is segment.space
+    networks, names = made.segments
+    assert (networks.id, networks.hosts, networks.names) == (0, 3, ())
+    assert (names.id, names.hosts, names.names) == (1, 1, ("a.example",))
+    assert networks.key != names.key
+    for segment in made.segments:
+        assert segment.ports == ((6, 80), (17, 53))
+        assert segment.exclusions.covers(4, int(ipaddress.ip_address("10.0.0.1")))
+        assert segment.space is segment.space
+
+
+def test_udp_ports_may_be_cut_to_those_with_a_payload() -> None:
+    made = plan("10.0.0.0/30", tcp="1", udp="52-54", udp_only={53: b"x"}, seed=1)
+    assert only(made).ports == ((6, 1), (17, 53))
+    assert made.probes == 8
+    with pytest.raises(UserError):
+        plan("10.0.0.0/30", udp="1", udp_only={53})
 
 
 small = st.builds(
@@ -78,7 +92,8 @@ def test_totals_and_listing_are_those_of_a_naive_enumeration(
     made = plan(targets, tcp=ports, exclude=away, seed=seed)
     assert made.hosts == len(wanted)
     assert made.ports == len(set(ports))
-    assert made.probes == made.hosts * made.ports == only(made).probes == only(made).space.total
+    assert made.probes == made.hosts * made.ports
+    assert made.probes == sum(each.space.total for each in made.segments)
     assert made.excluded == len(naive(targets) & naive(away))
     listed = [line.lower() for line in lines(made)]
     assert len(listed) == made.probes

@@ -165,7 +165,8 @@ def test_ipv6_exclusions_and_names_travel_too() -> None:
     assert back.exclusions.covers(6, 1)
     assert back.exclusions.covers(4, 0x09090909)
     assert back.excluded_names == ("y.example",)
-    assert back.hosts == 256
+    assert back.hosts == 255
+    assert Segment.unpack(made.segments[1].pack()).names == ("x.example",)
 
 
 def test_segments_do_not_change() -> None:

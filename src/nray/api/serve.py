@@ -66,6 +66,7 @@ def plan_of(config: Config) -> Plan:
         strict=False,
         permission=standard.i_have_permission,
         include_reserved=standard.include_reserved,
+        udp_only=_payloads(config) if config.scannerconfig.udp.fast else None,
     )
 
 

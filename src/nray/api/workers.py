@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from nray import UserError
 from nray.worker.forkserver import ForkServer
 
@@ -13,11 +15,15 @@ class NoWorkers(UserError):
 
 
 def start_fork_server() -> ForkServer:
-    """The fork server.
+    """The fork server, and with it all workers, deaf to the SIGINT of a Ctrl+C.
+
+    A terminal sends it to every process. They end when this one does; one that is still starting
+    would print a traceback. What is blocked here stays blocked in what is started.
 
     Raises:
         NoWorkers: too many processes or files, or an interpreter that this user may not run.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return ForkServer()
     except OSError as error:
@@ -26,3 +32,5 @@ def start_fork_server() -> ForkServer:
             f"cannot start worker processes: {error.strerror}{where}",
             "limits on processes and files: ulimit -u, ulimit -n",
         ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

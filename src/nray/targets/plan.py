@@ -1,13 +1,14 @@
 """From what a user wrote to what will be probed: segments, exact totals, refusals.
 
-Plain targets make one segment, networks and names together. Totals are exact: overlapping
-targets count once, exclusions are subtracted, a name is one host.
+Networks make one segment, names another: slices of networks need no look-ups, and a name in the
+list should not slow them down. Totals are exact: overlapping targets count once, exclusions are
+subtracted, a name is one host.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from nray.targets.errors import Notes, TargetError
 from nray.targets.files import Entry, from_file, from_values
 from nray.targets.networks import Targets, read_targets
 from nray.targets.ports import TCP, UDP, Ports, Service, parse_ports
+from nray.targets.ranges import Ranges
 from nray.targets.segment import PROBES_MAX, Segment, segment_key
 
 #: Bits of a seed that is drawn, not given: short enough to be typed again, and a signed 64-bit
@@ -59,6 +61,7 @@ def plan(
     permission: bool = False,
     include_reserved: bool = False,
     listing: bool = False,
+    udp_only: Container[int] | None = None,
     stdin: BinaryIO | None = None,
 ) -> Plan:
     """Reads targets, ports and exclusions into a plan.
@@ -73,6 +76,7 @@ def plan(
         permission: the user says that an Internet-sized scan is allowed.
         include_reserved: leave reserved addresses in an Internet-sized scan.
         listing: nothing will be sent, so no permission is needed.
+        udp_only: UDP ports that may be probed (those with a known payload); None: all.
         stdin: read in place of standard input.
 
     Raises:
@@ -83,6 +87,8 @@ def plan(
     written = read_targets(_entries(targets, target_files, "target", stdin), notes)
     away = read_targets(_entries(exclude, exclude_files, "exclusion", stdin), Notes(strict=True))
     services, port_warnings = _services(tcp, udp, strict=strict)
+    if udp_only is not None:
+        services = tuple(each for each in services if each[0] != UDP or each[1] in udp_only)
     wide = reserved.is_wide(written.ranges4, written.ranges6)
     given = away
     if wide and not include_reserved:
@@ -103,25 +109,40 @@ def plan(
         warnings += (f"{reserved_hosts} reserved addresses (RFC 6890) are left out",)
     if seed is None:
         seed = secrets.randbits(SEED_BITS)
-    segment = Segment(
-        id=0,
-        ranges4=left.ranges4,
-        ranges6=left.ranges6,
-        names=left.names,
-        ports=services,
-        key=segment_key(seed, 0),
-        excluded4=away.ranges4,
-        excluded6=away.ranges6,
-        excluded_names=tuple(name.lower() for name in away.names),
-    )
+    segments = _segments(left, away, services, seed)
     return Plan(
-        segments=(segment,),
+        segments=segments,
         warnings=warnings,
         hosts=hosts,
         ports=len(services),
         probes=probes,
         excluded=written.hosts - hosts,
         seed=seed,
+    )
+
+
+def _segments(
+    left: Targets, away: Targets, services: tuple[Service, ...], seed: int
+) -> tuple[Segment, ...]:
+    """What is left of the targets, as segments numbered from 0."""
+    parts: list[tuple[Ranges, Ranges, tuple[str, ...]]] = []
+    if left.ranges4 or left.ranges6:
+        parts.append((left.ranges4, left.ranges6, ()))
+    if left.names:
+        parts.append(((), (), left.names))
+    return tuple(
+        Segment(
+            id=number,
+            ranges4=ranges4,
+            ranges6=ranges6,
+            names=names,
+            ports=services,
+            key=segment_key(seed, number),
+            excluded4=away.ranges4,
+            excluded6=away.ranges6,
+            excluded_names=tuple(name.lower() for name in away.names),
+        )
+        for number, (ranges4, ranges6, names) in enumerate(parts)
     )
 
 
