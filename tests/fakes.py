@@ -133,11 +133,7 @@ class FakeHub:
     @property
     def found(self) -> list[tuple[str, int]]:
         """(address, port) of each finding, in order."""
-        return [
-            (event.result.address, event.result.port)
-            for event in self.events
-            if not isinstance(event.result, type(event.environment)) and event.result
-        ]
+        return [(event.result.address, event.result.port) for event in self.events if event.result]
 
     @property
     def registrations(self) -> list[str]:
@@ -153,23 +149,39 @@ class _NoSocket:
         raise OSError("in memory")
 
 
-class Line(trio.StapledStream):
+class Line(trio.abc.HalfCloseableStream):
     """One end of a line in memory."""
 
     socket = _NoSocket()
 
+    def __init__(self, out: trio.testing.MemorySendStream, back: trio.testing.MemoryReceiveStream):
+        self._out, self._back = out, back
+
+    async def send_all(self, data: bytes) -> None:
+        await self._out.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._out.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._back.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._out.aclose()
+
+    async def aclose(self) -> None:
+        self.cut()
+        await trio.lowlevel.checkpoint()
+
     def cut(self) -> None:
-        """Both directions break at once, as when a cable is pulled and the peer resets."""
-        for stream in (self.send_stream, self.receive_stream):
-            stream.close()
+        """Both directions end at once, as when the process at this end is killed."""
+        self._out.close()
+        self._back.close()
 
 
 def line_pair() -> tuple[Line, Line]:
     one, other = trio.testing.memory_stream_pair()
-    return (
-        Line(one.send_stream, one.receive_stream),
-        Line(other.send_stream, other.receive_stream),
-    )
+    return Line(one.send_stream, one.receive_stream), Line(other.send_stream, other.receive_stream)
 
 
 class MemoryListener(trio.abc.Listener):
@@ -278,7 +290,7 @@ class Peer:
     async def leases(self, count: int) -> list[Lease]:
         return [await self.hear(Lease) for _ in range(count)]
 
-    async def report(self, lease: Lease, hits: bytes = b"", **changes: object) -> int:
+    async def report(self, lease: Lease, hits: bytes = b"", /, **changes: object) -> int:
         """Report a lease as done, all closed but the hits, unless told otherwise."""
         number = self.next_report
         self.next_report += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,11 +81,26 @@ def test_a_file_is_written_beside_and_never_over(tmp_path: Path, ports: set[int]
     assert {json.loads(line)["result"]["port"] for line in written.splitlines()} == ports
     again = shell(f"{SCAN} -o out.json", tmp_path)
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.startswith("error: json-file out.json: the file exists already\n")
+    assert again.stderr == (
+        "error: json-file out.json: the file exists already\n  move it away, or name another file\n"
+    )
     assert (tmp_path / "out.json").read_text() == written
     nowhere = shell(f"{SCAN} -o no/out.json", tmp_path)
     assert nowhere.returncode == 2
     assert "its directory does not exist" in nowhere.stderr
+
+
+def test_nothing_is_sent_before_the_outputs_are_good(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind((ADDRESS, 0))
+        listener.listen()
+        listener.settimeout(0.1)
+        port = listener.getsockname()[1]
+        for more in ("-o no/out.json", "-o /", ">&-"):
+            done = shell(f"nray scan -t {ADDRESS} -p {port} {more}", tmp_path)
+            assert done.returncode == 2
+            with pytest.raises(TimeoutError):
+                listener.accept()
 
 
 def test_targets_from_a_pipe(tmp_path: Path, ports: set[int]) -> None:

@@ -13,6 +13,7 @@ class CallSink:
 
     name = "caller"
     abandonable = False
+    position = 0  # what the caller does with an event is its own matter
 
     def __init__(self, take: Callable[[Event], object]) -> None:
         self._take = take

@@ -6,18 +6,26 @@ what only a server needs.
 
 from __future__ import annotations
 
+import os
 import sys
+
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
     """The ``nray`` command."""
-    from nray.cli.root import run
-
-    run(sys.argv[1:])
+    _run("nray")
 
 
 def node_main() -> None:
     """The ``nray-node`` command: the same as ``nray node``."""
-    from nray.cli.root import run
+    _run("nray-node")
 
-    run(["node", *sys.argv[1:]], "nray-node")
+
+def _run(program: str) -> None:
+    try:
+        from nray.cli.root import run
+
+        run(sys.argv[1:], program)
+    except KeyboardInterrupt:  # while it was being imported, or at its very end
+        os._exit(EXIT_INTERRUPTED)

@@ -9,14 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from nray.events.terminal import TerminalSink
-
-if TYPE_CHECKING:
-    from nray.events.model import Event
 
 _ERASE = "\r\x1b[K"
 
@@ -61,16 +55,3 @@ class Progress:
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-class TidyTerminalSink(TerminalSink):
-    """Prints results where the progress line was, never behind it."""
-
-    def __init__(self, format: str, progress: Progress) -> None:
-        super().__init__(format)
-        self._progress = progress
-
-    def write(self, events: Sequence[Event]) -> None:
-        """As TerminalSink."""
-        with self._progress.away():
-            super().write(events)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from nray import UserError, __version__
-from nray.cli import streams
+from nray.cli import EXIT_INTERRUPTED, streams
 from nray.cli.command import VERSION_MESSAGE, Group, NoArguments, hint_of, message_of
 
 #: Command to one line of help: the help is shown without importing the commands.
@@ -22,7 +22,6 @@ COMMANDS = {
 }
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 class Commands(Group):
@@ -59,7 +58,7 @@ def nray() -> None:
     """
 
 
-def run(arguments: list[str], program: str = "nray") -> NoReturn:
+def run(arguments: list[str], program: str) -> NoReturn:
     """Run a command line and end the process with its exit status."""
     streams.prepare()
     end(streams.finish(_status(arguments, program)))

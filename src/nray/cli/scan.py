@@ -14,6 +14,7 @@ from nray.cli.command import Command, Number
 
 if TYPE_CHECKING:
     from nray.cli.progress import Progress
+    from nray.cli.sinks import OutputFile
     from nray.events.hub import SinkPort
     from nray.targets.plan import Plan
     from nray.worker.forkserver import ForkServer
@@ -160,7 +161,7 @@ class States(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--include-reserved", is_flag=True, help="Leave reserved ranges in such a scan.")
 @click.option("-q", "--quiet", is_flag=True, help="Neither progress nor summary.")
-@click.option("--debug", is_flag=True, help="Tell more: the seed, what workers do.")
+@click.option("--debug", is_flag=True, help="Tell more, the seed for instance.")
 def scan(**options: Any) -> int:
     """Scan targets from this machine.
 
@@ -173,7 +174,7 @@ def scan(**options: Any) -> int:
     """
     from nray.api.workers import start_fork_server
 
-    _check_usage(options)
+    check_usage(options)
     if options["list_"]:
         return _list(_plan(options), totals=options["count"])
     # It gets ready on another core while the targets are read.
@@ -205,7 +206,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     return made
 
 
-def _check_usage(options: dict[str, Any]) -> None:
+def check_usage(options: dict[str, Any]) -> None:
     if not options["targets"] and not options["target_file"]:
         raise click.UsageError("no targets are given (-t/--targets or --target-file)")
     if not options["ports"]:
@@ -219,6 +220,7 @@ def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     from nray.cli.logs import start_logging
 
     streams.demand_output()
+    file = _output(options["output"])
     settings = settings_for(
         timeout_s=options["timeout"] or TIMEOUT_S,
         adaptive=options["timeout"] is None,
@@ -233,7 +235,7 @@ def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         result = run(
             made,
             settings,
-            lambda: _sinks(options, progress),
+            lambda: _sinks(options, file, progress),
             options["processes"] or 0,
             progress=progress,
             fork_server=fork_server,
@@ -255,19 +257,30 @@ def _progress(*, quiet: bool) -> Progress | None:
     return Progress()
 
 
-def _sinks(options: dict[str, Any], progress: Progress | None) -> list[SinkPort]:
+def _output(filename: str | None) -> OutputFile | None:
+    """The file of --output, open: what is wrong with it is told before anything is sent."""
+    if filename is None:
+        return None
+    from nray.cli.sinks import OutputFile
+
+    file = OutputFile(filename)
+    file.open()
+    return file
+
+
+def _sinks(
+    options: dict[str, Any], file: OutputFile | None, progress: Progress | None
+) -> list[SinkPort]:
     from nray.events.hub import SinkPort
-    from nray.events.json_file import JsonFileSink
     from nray.events.terminal import TerminalSink
 
     terminal = TerminalSink(options["format_"])
     if progress is not None and os.isatty(1):
-        from nray.cli.progress import TidyTerminalSink
+        from nray.cli.sinks import TidyTerminal
 
-        terminal = TidyTerminalSink(options["format_"], progress)
+        terminal = TidyTerminal(options["format_"], progress)
     ports = [SinkPort(terminal, states=options["show"])]
-    if options["output"]:
-        file = JsonFileSink(options["output"])
+    if file is not None:
         ports.append(SinkPort(file, states=options["show"], channelsize=FILE_WAITING_MAX))
     return ports
 

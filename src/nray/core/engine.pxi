@@ -21,14 +21,15 @@
 # an answer (see `own_failure`); an answer that is our own doing (a socket that connected to
 # itself is probed again); a packet to an excluded address (asked before every packet).
 #
-# Simultaneous open between two of our own sockets would also look open. It needs two probes of
-# this machine by itself, in flight in the same microseconds, each from the very port that the
-# other one probes: about once in ten million scans of 65,535 ports. Left alone.
+# Two sockets of this machine that scans itself can also meet, each probing the very port that the
+# other one comes from: a simultaneous open of TCP (seen between two workers in five of 100,000
+# probes of 100 local ports), or the other's payload over UDP. An answer that may be such a
+# meeting does not count; the probe goes out again from another port (see `met_ourselves`).
 
 from libc.errno cimport (
-    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EALREADY, ECONNABORTED, ECONNREFUSED, ECONNRESET,
-    EHOSTUNREACH, EINPROGRESS, EISCONN, EMFILE, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, EPERM,
-    ETIMEDOUT,
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNABORTED,
+    ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, EISCONN, EMFILE, ENETUNREACH, ENFILE,
+    ENOBUFS, ENOMEM, EPERM, EPIPE, ETIMEDOUT,
 )
 from libc.stdlib cimport calloc, free, malloc
 from posix.unistd cimport close
@@ -47,7 +48,10 @@ cdef extern from "sockets.h" nogil:
     int nray_socket(int family, int udp)
     int nray_connect(int fd, int family, const uint8_t *addr, uint16_t port)
     int nray_disconnect(int fd)
-    int nray_is_self(int fd, int family, const uint8_t *addr, uint16_t port)
+    int nray_met(int fd, int udp)
+    int nray_own_port(int fd)
+    int nray_is_own_unheard(int family, const uint8_t *addr, uint16_t port)
+    int nray_lacks_source(int family, const uint8_t *addr)
     int nray_take_error(int fd)
     int nray_queued_error(int fd, int family, const uint8_t *addr, uint16_t port, int *origin,
                           uint8_t *kind, uint8_t *code)
@@ -71,8 +75,11 @@ cdef enum:
     # Probes that wait to be tried again. Half of it full stops new probes.
     RETRY_MAX = 8192
     # Tries of a probe that this machine failed to send, with pauses of 5 ms doubled up to
-    # 500 ms between them: about two seconds in all.
+    # 500 ms between them: about a second in all.
     TRIES_MAX = 9
+    # Answers in a row that may be meetings of our own sockets, before one is believed: one in
+    # forty is, where two workers hammer a range of four local ports.
+    MEETINGS_MAX = 7
     # In flight at the start of an `auto` window; it doubles every GROW_NS while it is the
     # window that holds the scan back.
     WINDOW_FIRST = 512
@@ -124,6 +131,7 @@ cdef struct slot_t:
     uint8_t tries
     uint8_t line            # the list it waits in
     uint8_t second          # it is sent for the second time, the first being unanswered
+    uint8_t met             # how often the answer may have been our own doing
 
 cdef struct network_t:
     uint64_t prefix         # see network_of; 0: none
@@ -137,6 +145,7 @@ cdef struct item_t:         # a probe on its way to a socket
     int32_t slice
     uint8_t tries
     uint8_t second
+    uint8_t met
 
 cdef struct listed_t:       # a probe given one by one, where names were resolved
     probe_t probe
@@ -186,7 +195,7 @@ cdef inline uint8_t own_reason(int code) noexcept nogil:
         return REASON_BUFFERS
     if code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN:
         return REASON_PORTS
-    if code == ENETUNREACH or code == EHOSTUNREACH:
+    if code == ENETUNREACH or code == EHOSTUNREACH or code == EAFNOSUPPORT:
         return REASON_UNREACHABLE_HERE
     if code == EACCES or code == EPERM:
         return REASON_FORBIDDEN_HERE
@@ -232,7 +241,7 @@ cdef class Engine:
     cdef hit_t *hits
     cdef int32_t *hit_slices
     cdef int32_t hits_used
-    cdef int64_t first_hit, grown_at, turn_at, sent_
+    cdef int64_t first_hit, grown_at, turn_at, turn_change, sent_
     cdef int64_t timeout_ns[LINES]
     cdef bint adaptive_, second_try
     cdef uint32_t mask
@@ -382,10 +391,14 @@ cdef class Engine:
             if probe.family != 0:
                 found.append((position, None, probe.port, probe.protocol))
                 continue
-            where = addresses[probe.name]
+            where = addresses.get(probe.name)
+            if where is None:
+                raise ValueError(f"name {probe.name} is not among the addresses")
             if not where:
                 unresolved += 1
             for address in where:
+                if len(address) != 4 and len(address) != 16:
+                    raise ValueError(f"name {probe.name}: an address is 4 or 16 bytes")
                 found.append((position, address, probe.port, probe.protocol))
             more += max(0, len(where) - 1)
         i = self.new_slice(lease, start, max(1, len(found)))
@@ -475,15 +488,14 @@ cdef class Engine:
         descriptor readable. Returns whether the control descriptor is readable.
         """
         cdef int64_t until = monotonic_ns() + <int64_t>(seconds * 1e9)
-        cdef bint more
         self.control_ready = False
-        while True:
-            if self.current < 0 and self.queue:
-                self.begin_next()
+        if self.current < 0 and self.queue:
+            self.begin_next()
+        # Without room for what a round may find there is no round: `take` comes first.
+        if self.hits_used < HITS_FULL:
             with nogil:
-                more = self.run(until)
-            if not more or not self.queue:
-                return bool(self.control_ready)
+                self.run(until)
+        return bool(self.control_ready)
 
     cdef begin_next(self):
         self.current = self.queue.pop(0)
@@ -540,15 +552,15 @@ cdef class Engine:
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────
 
-    cdef bint run(self, int64_t until) noexcept nogil:
-        """The loop itself; returns true if it stopped only because the next slice is wanted."""
+    cdef void run(self, int64_t until) noexcept nogil:
+        """The loop itself, until there is something to tell, to fetch or the time is up."""
         cdef epoll_event events[EVENTS_MAX]
         cdef int64_t now = monotonic_ns()
-        cdef int64_t wake
+        cdef int64_t wake, asked
         cdef int count, i
         while True:
             wake = self.start_some(now, until)
-            now = monotonic_ns()
+            now = asked = monotonic_ns()
             count = nray_wait(self.epoll, events, EVENTS_MAX, wake - now if wake > now else 0)
             if wake > now:
                 now = monotonic_ns()
@@ -558,21 +570,23 @@ cdef class Engine:
                 else:
                     self.on_event(<int32_t>events[i].data.u64, events[i].events, now)
             # What has come in goes before what has run out: a process that was stopped for a
-            # while finds its answers, not its deadlines.
-            if count < EVENTS_MAX:
-                self.expire(now)
+            # while finds its answers, not its deadlines. So only that has run out which had
+            # when epoll was asked, and nothing if it did not tell (-1: a stopped process's
+            # waiting is interrupted, signal(7)).
+            if 0 <= count < EVENTS_MAX:
+                self.expire(asked)
             if self.control_ready or self.ended or self.hits_used >= HITS_FULL:
-                return False
+                return
             if self.hits_used and now - self.first_hit >= FLUSH_NS:
-                return False
+                return
             if self.current < 0 and not self.paused_:
-                # The caller has the next slice, or has none: then this returns at once only
-                # the first time, and waits the next.
+                # The caller has the next slice, or can ask for one, or has none: then this
+                # returns at once only the first time, and waits the next.
                 if not self.idle_told:
                     self.idle_told = True
-                    return True
+                    return
             if now >= until:
-                return False
+                return
 
     cdef int64_t start_some(self, int64_t now, int64_t until) noexcept nogil:
         """Start what may start now; returns until when epoll may wait, ns."""
@@ -596,7 +610,8 @@ cdef class Engine:
                 if self.inflight >= self.window:
                     held = True
                     break
-            if not self.turn_taken:
+            if not self.turn_taken or self.bucket.is_void(self.turn_at, self.turn_change, now):
+                self.turn_change = self.bucket.change()
                 self.turn_at = self.bucket.turn(now)
                 self.turn_taken = True
             if self.turn_at > now:
@@ -739,6 +754,10 @@ cdef class Engine:
     cdef void release(self, int32_t i) noexcept nogil:
         """Back to the idle sockets of its kind."""
         cdef slot_t *slot = &self.slots[i]
+        if slot.kind & 2:
+            # Or it would keep its port, and the own address that this target asked for: from
+            # 127.0.0.1 to anywhere else.
+            nray_disconnect(slot.fd)
         if self.sockets > self.limit:
             self.discard(i)
             return
@@ -787,6 +806,10 @@ cdef class Engine:
         cdef slot_t *slot
         cdef uint8_t kind = kind_of(&item.probe)
         i = self.acquire(kind, &code)
+        if i < 0 and not is_ours(code):
+            # No such sockets here (no IPv6, a filter of system calls), and so it will stay.
+            self.record(&item.probe, item.position, item.slice, STATE_ERROR, own_reason(code), 0)
+            return
         if i < 0:
             # Out of descriptors is no overload: the window fits itself to the sockets there
             # are, and with any there one comes free in time, so no try is lost.
@@ -804,6 +827,7 @@ cdef class Engine:
         slot.slice = item.slice
         slot.tries = item.tries
         slot.second = item.second
+        slot.met = item.met
         slot.started = now
         self.sent_ += 1
         if kind & 2:
@@ -836,6 +860,8 @@ cdef class Engine:
         cdef size_t size = self.payload_size[slot.probe.port]
         cdef ssize_t done
         cdef int code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
+        if code == 0 and self.met_ourselves(i, 1 if nray_met(slot.fd, 1) == 1 else 0, now):
+            return
         if code == 0:
             # What an earlier target of this socket still sent is none of this probe's.
             if slot.watched:
@@ -861,6 +887,7 @@ cdef class Engine:
         if not slot.watched:
             if nray_watch(self.epoll, slot.fd, EPOLLIN | EPOLLOUT | EPOLLET, <uint64_t>i, 1) != 0:
                 nray_disconnect(slot.fd)
+                self.shrink(now)
                 self.fail_slot(i, REASON_BUFFERS, now)
                 return
             slot.watched = 1
@@ -910,10 +937,16 @@ cdef class Engine:
         """A connect() has come to an end with `code`; `first` if it was the first call."""
         cdef slot_t *slot = &self.slots[i]
         cdef uint8_t reason
+        cdef int what = -1
         if code == 0 or code == EISCONN:
-            if nray_is_self(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port):
-                nray_disconnect(slot.fd)
-                self.fail_slot(i, REASON_SELF, now)
+            what = nray_met(slot.fd, 0)
+        elif code == ECONNRESET or code == EPIPE:
+            # A RST to the SYN is ECONNREFUSED: this one came after the SYN-ACK (EPIPE: and after
+            # a FIN), from a service that takes a connection only to drop it. It is open.
+            what = 2 if nray_is_own_unheard(slot.probe.family, slot.probe.addr,
+                                            slot.probe.port) else 0
+        if what >= 0:
+            if self.met_ourselves(i, what, now):
                 return
             self.answer(i, STATE_OPEN, REASON_SYN_ACK, now)
             nray_disconnect(slot.fd)
@@ -938,7 +971,7 @@ cdef class Engine:
         reason = self.icmp_reason_of(slot)
         nray_disconnect(slot.fd)
         if reason == REASON_NONE:
-            if code == ECONNRESET or code == ECONNABORTED:
+            if code == ECONNABORTED:
                 self.answer(i, STATE_CLOSED, REASON_RESET, now)
                 self.release(i)
                 return
@@ -959,19 +992,48 @@ cdef class Engine:
         """This machine refused to send: try later if that can help, else an error."""
         cdef slot_t *slot = &self.slots[i]
         nray_disconnect(slot.fd)
+        if code == EADDRNOTAVAIL and nray_lacks_source(slot.probe.family, slot.probe.addr):
+            code = ENETUNREACH      # It is no port that is lacking, but an own address.
         if is_ours(code):
+            # A port comes free in time where probes of our own have some: no try is lost.
+            if own_reason(code) == REASON_PORTS and self.inflight > 0:
+                slot.tries = 0
             self.shrink(now)
             self.fail_slot(i, own_reason(code), now)
             return
         self.record(&slot.probe, slot.position, slot.slice, STATE_ERROR, own_reason(code), 0)
         self.release(i)
 
+    cdef bint met_ourselves(self, int32_t i, int what, int64_t now) noexcept nogil:
+        """Whether what a probe met (see nray_met) may be ourselves; then it goes out again."""
+        cdef slot_t *slot = &self.slots[i]
+        if what == 0 or (what == 2 and slot.met >= MEETINGS_MAX):
+            return False
+        if what == 2:
+            slot.met += 1
+        nray_disconnect(slot.fd)
+        self.fail_slot(i, REASON_SELF, now)
+        return True
+
+    cdef bint is_own_payload(self, slot_t *slot, const uint8_t *got, ssize_t size) noexcept nogil:
+        """Whether these bytes are what a probe of ours would send to where this one came from."""
+        cdef int port = nray_own_port(slot.fd)
+        if self.payload_at[port] != NULL:
+            return (size == self.payload_size[port]
+                    and memcmp(got, self.payload_at[port], size) == 0)
+        return (size == <ssize_t>self.payload_text_size
+                and memcmp(got, self.payload_text, size) == 0)
+
     cdef void on_udp(self, int32_t i, uint32_t events, int64_t now) noexcept nogil:
         cdef slot_t *slot = &self.slots[i]
         cdef uint8_t data[UDP_ANSWER_MAX]
         cdef uint8_t reason = REASON_NONE
-        if recv(slot.fd, data, sizeof(data), MSG_DONTWAIT) >= 0:
+        cdef ssize_t size = recv(slot.fd, data, sizeof(data), MSG_DONTWAIT)
+        if size >= 0:
             self.unlink(slot)
+            if (self.is_own_payload(slot, data, size)
+                    and self.met_ourselves(i, nray_met(slot.fd, 1), now)):
+                return
             self.answer(i, STATE_OPEN, REASON_UDP_RESPONSE, now)
             self.release(i)
             return
@@ -997,7 +1059,7 @@ cdef class Engine:
                 if slot.started + self.timeout_ns[which] > now:
                     break
                 self.unlink(slot)
-                if which == LINE_FRESH and not self.hopeless(slot):
+                if which == LINE_FRESH and not self.may_give_up(slot):
                     self.await_answer(i, LINE_TCP)
                     continue
                 if not slot.kind & 2:
@@ -1015,6 +1077,13 @@ cdef class Engine:
         cdef network_t *network = self.network_at(prefix)
         return (network.prefix == prefix and network.answers >= ANSWERS_ENOUGH
                 and 8 * <int64_t>network.slowest_us * 1000 <= IMPATIENT_NS)
+
+    cdef bint may_give_up(self, slot_t *slot) noexcept nogil:
+        # The upper half of the ring is for probes that could not be sent. Where there is no room
+        # for a second try, the kernel's own is waited for.
+        if self.second_try and not slot.second and self.retry_used >= RETRY_MAX // 2:
+            return False
+        return self.hopeless(slot)
 
     cdef network_t *network_at(self, uint64_t prefix) noexcept nogil:
         # Fibonacci hashing (Knuth, TAOCP 3, 6.4): the top bits of a multiplication.
@@ -1043,6 +1112,7 @@ cdef class Engine:
         item.slice = slot.slice
         item.tries = slot.tries
         item.second = 1
+        item.met = slot.met
         item.due = now
         self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item
         self.retry_used += 1
@@ -1094,6 +1164,7 @@ cdef class Engine:
         item.slice = slot.slice
         item.tries = slot.tries
         item.second = slot.second
+        item.met = slot.met
         self.release(i)
         self.own_failure(&item, reason, now)
 

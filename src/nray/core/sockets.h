@@ -54,6 +54,8 @@ static inline int nray_socket(int family, int udp)
                     (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
+    if (!udp)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one); /* see nray_is_unheard */
     if (family == 4)
         setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof one);
     else
@@ -78,13 +80,85 @@ static inline int nray_disconnect(int fd)
     return connect(fd, &to, sizeof to) == 0 ? 0 : errno;
 }
 
-/* Whether a connected socket's own end is the address that it was to reach. */
-static inline int nray_is_self(int fd, int family, const uint8_t *addr, uint16_t port)
+static inline int nray_same_host(const union nray_address *a, const union nray_address *b)
+{
+    if (a->any.sa_family == AF_INET)
+        return memcmp(&a->v4.sin_addr, &b->v4.sin_addr, 4) == 0;
+    return memcmp(&a->v6.sin6_addr, &b->v6.sin6_addr, 16) == 0;
+}
+
+/* Whether nobody listens on an address of this machine: binding to it works beside connecting
+ * sockets (which all have SO_REUSEADDR here), but not beside a listener (socket(7)). */
+static inline int nray_is_unheard(const union nray_address *where)
+{
+    int one = 1;
+    int fd = socket(where->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int is;
+    if (fd < 0)
+        return 0;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    is = bind(fd, &where->any, sizeof *where) == 0;
+    close(fd);
+    return is;
+}
+
+/* Whom a connected socket has met: 0 for anyone else, 1 for itself, 2 for what may have been
+ * another socket of this machine that connected to it at the same moment. What the peer's end is
+ * called counts, not what was asked for: 0.0.0.0 is another name of this machine. */
+static inline int nray_met(int fd, int udp)
+{
+    union nray_address own, peer;
+    socklen_t size = sizeof own;
+    memset(&own, 0, sizeof own);
+    memset(&peer, 0, sizeof peer);
+    if (getsockname(fd, &own.any, &size) != 0)
+        return 0;
+    size = sizeof peer;
+    if (getpeername(fd, &peer.any, &size) != 0 || !nray_same_host(&own, &peer))
+        return 0;
+    if (own.v4.sin_port == peer.v4.sin_port) /* at the same place in sockaddr_in6 */
+        return 1;
+    return udp || nray_is_unheard(&peer) ? 2 : 0;
+}
+
+static inline int nray_own_port(int fd)
 {
     union nray_address own;
     socklen_t size = sizeof own;
     memset(&own, 0, sizeof own);
-    return getsockname(fd, &own.any, &size) == 0 && nray_same(&own, family, addr, port);
+    getsockname(fd, &own.any, &size);
+    return ntohs(own.v4.sin_port); /* at the same place in sockaddr_in6 */
+}
+
+/* Whether an address is this machine's own and nobody listens on the port. */
+static inline int nray_is_own_unheard(int family, const uint8_t *addr, uint16_t port)
+{
+    union nray_address own, peer;
+    socklen_t size = nray_fill(&peer, family, addr, port);
+    int fd = socket(peer.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int is;
+    if (fd < 0)
+        return 0;
+    is = connect(fd, &peer.any, size) == 0 && getpeername(fd, &peer.any, &size) == 0 &&
+         getsockname(fd, &own.any, &size) == 0 && nray_same_host(&own, &peer) &&
+         nray_is_unheard(&peer);
+    close(fd);
+    return is;
+}
+
+/* Whether there is a route, but no own address to send from. TCP's connect() says EADDRNOTAVAIL
+ * for that and for want of a port; UDP's for the first alone. */
+static inline int nray_lacks_source(int family, const uint8_t *addr)
+{
+    union nray_address to;
+    socklen_t size = nray_fill(&to, family, addr, 9);
+    int fd = socket(to.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int lacks;
+    if (fd < 0)
+        return 0;
+    lacks = connect(fd, &to.any, size) != 0 && errno == EADDRNOTAVAIL;
+    close(fd);
+    return lacks;
 }
 
 static inline int nray_take_error(int fd)

@@ -28,17 +28,29 @@ class Sink(Protocol):
     name: str
     abandonable: bool
 
+    @property
+    def position(self) -> int:
+        """Where a later run could go on: bytes of whole lines that a crash can no longer take.
+
+        May be read from any thread, before `open` and after `close` too. 0 for a sink that
+        keeps nothing, or cannot go on where it stopped.
+        """
+
     def open(self) -> None:
         """Make ready, or raise `SinkStartError`."""
 
     def write(self, events: Sequence[Event]) -> None:
-        """Hand all events to the operating system, in order, or raise `SinkError`."""
+        """Hand all events to the operating system, in order, or raise `SinkError`.
+
+        After an error with `SinkError.retry` the sink is still good: the events from index
+        `SinkError.written_events` on may be handed over again, once there is room.
+        """
 
     def sync_due_s(self) -> float:
         """Seconds until `sync` should be called; 0 for now, infinity if there is nothing to do."""
 
     def sync(self) -> None:
-        """Bring what was written onto the disk, or raise `SinkError`."""
+        """Bring what was written onto the disk, which moves `position`, or raise `SinkError`."""
 
     def close(self) -> None:
         """Sync and let go. Harmless if never opened or already closed."""
@@ -49,9 +61,21 @@ class SinkStartError(UserError):
 
 
 class SinkError(UserError):
-    """A sink failed while it was in use: the disk is full, say. Not a mistake in the usage."""
+    """A sink failed while it was in use: the disk is full, say. Not a mistake in the usage.
+
+    Attributes:
+        retry: waiting may help (there was no room), and the sink can still be used.
+        written_events: how many of the events given to the `write` that failed are written.
+    """
 
     exit_status = 1
+
+    def __init__(
+        self, message: str, hint: str = "", *, retry: bool = False, written_events: int = 0
+    ) -> None:
+        super().__init__(message, hint)
+        self.retry = retry
+        self.written_events = written_events
 
 
 class SinkClosed(SinkError):
@@ -67,7 +91,7 @@ class PartialWrite(Exception):
         self.cause = cause
 
 
-def write_fully(fd: int, data: bytes, write: Write = os.write) -> None:
+def write_fully(fd: int, data: bytes | memoryview, write: Write = os.write) -> None:
     """All of `data` to the descriptor: one write() unless the system takes less at a time.
 
     Waits where the descriptor is non-blocking (a pipe whose other end made it so).

@@ -56,6 +56,7 @@ class TerminalSink:
 
     name = "terminal"
     abandonable = True  # a pager that stops reading must not make Ctrl+C wait
+    position = 0  # what was shown is gone: there is nothing to go on from
 
     def __init__(self, format: str = "auto", fd: int = 1) -> None:
         if format not in ("auto", "text", "json"):

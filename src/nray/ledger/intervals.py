@@ -7,7 +7,7 @@ is one pair.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class IntervalSet:
@@ -17,6 +17,34 @@ class IntervalSet:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._total = 0
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]]) -> IntervalSet:
+        """A set of ``[start, end)`` pairs in any order, which may overlap."""
+        made = cls()
+        for start, end in pairs:
+            made.add(start, end)
+        return made
+
+    def copy(self) -> IntervalSet:
+        """A set of its own with the same numbers."""
+        made = IntervalSet()
+        made._starts, made._ends, made._total = self._starts[:], self._ends[:], self._total
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IntervalSet):
+            return NotImplemented
+        return self._starts == other._starts and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"IntervalSet({list(self)})"
+
+    def __contains__(self, number: int) -> bool:
+        i = bisect_right(self._starts, number) - 1
+        return i >= 0 and number < self._ends[i]
 
     def __len__(self) -> int:
         """How many intervals there are (not how many numbers: see `total`)."""
@@ -49,6 +77,12 @@ class IntervalSet:
         new = end - start - before
         self._total += new
         return new
+
+    def touching(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The pairs that overlap ``[start, end)`` or end or begin where it does the other."""
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        return list(zip(self._starts[first:last], self._ends[first:last], strict=True))
 
     def covers(self, start: int, end: int) -> bool:
         """Whether all of ``[start, end)`` is in the set."""

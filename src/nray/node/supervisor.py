@@ -30,6 +30,12 @@ log = logging.getLogger("nray.node")
 
 #: A slice that has seen so many workers die is given up: it is likely to be the cause.
 DEATHS_MAX = 3
+#: Ends that come from outside, whatever slice a worker had in hand: not a reason to give one up.
+_FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
+#: The notice of how a worker ended comes a little later than the end of its socket; seconds that
+#: it is waited for, and between two looks.
+NOTICE_S = 0.5
+NOTICE_EVERY_S = 0.01
 #: Workers that died in a row without ending a single slice, after which it is this machine
 #: that cannot run workers.
 DEATHS_IN_A_ROW_MAX = 12
@@ -119,6 +125,8 @@ class Supervisor:
         self._resolver = resolver or Resolver()
         self._ready = list(primed or ())
         self._hands: set[_Hand] = set()
+        # Workers that have ended, until what they held has found another place.
+        self._dead: set[_Hand] = set()
         self._stock: deque[LeaseLike] = deque()
         self._asked = 0
         self._segments: dict[int, Segment] = {}
@@ -165,7 +173,8 @@ class Supervisor:
     @property
     def leases(self) -> set[int]:
         """Leases that were given and are not done."""
-        return {each.lease for each in self._stock}.union(*(hand.holds for hand in self._hands))
+        holds = (hand.holds for hand in self._hands | self._dead)
+        return {each.lease for each in self._stock}.union(*holds)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -207,10 +216,12 @@ class Supervisor:
                 await self._serve(hand)
             finally:
                 self._hands.discard(hand)
+                self._dead.add(hand)
                 self._sent_before += hand.sent
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(hand.stream)
             await self._bury(hand)
+            self._dead.discard(hand)
 
     def _spawn(self) -> socket.socket:
         try:
@@ -251,22 +262,35 @@ class Supervisor:
 
     async def _bury(self, hand: _Hand) -> None:
         """A worker has died: its slices begin again with others, unless they are the cause."""
-        self._endings |= self._fork_server.ended()
-        how = self._endings.pop(hand.pid, "gone")
+        how = await self._ending(hand.pid)
         log.warning(
             "worker %s %s; its %d slices begin again", hand.pid or "?", how, len(hand.holds)
         )
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > DEATHS_IN_A_ROW_MAX:
             raise WorkersFail(f"worker processes die one after the other, the last: {how}")
-        for lease in hand.holds.values():
-            self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
-        again = [each for each in hand.holds.values() if self._deaths[each.lease] < DEATHS_MAX]
+        if how not in _FROM_OUTSIDE:
+            for lease in hand.holds.values():
+                self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
+        guilty = [each for each in hand.holds.values() if self._is_guilty(each)]
+        again = [each for each in hand.holds.values() if not self._is_guilty(each)]
         self._stock.extendleft(reversed(again))
         self._changed.set()
-        for lease in hand.holds.values():
-            if self._deaths.get(lease.lease, 0) >= DEATHS_MAX:
-                await self._give_up(lease)
+        for lease in guilty:
+            await self._give_up(lease)
+
+    def _is_guilty(self, lease: LeaseLike) -> bool:
+        return self._deaths.get(lease.lease, 0) >= DEATHS_MAX
+
+    async def _ending(self, pid: int) -> str:
+        """How a worker ended, in words."""
+        with trio.move_on_after(NOTICE_S):
+            while pid:
+                self._endings |= self._fork_server.ended()
+                if pid in self._endings:
+                    return self._endings.pop(pid)
+                await trio.sleep(NOTICE_EVERY_S)
+        return "gone"
 
     async def _give_up(self, lease: LeaseLike) -> None:
         log.error("slice %d+%d ended %d workers; given up", lease.start, lease.count, DEATHS_MAX)

@@ -276,7 +276,6 @@ class Server:
             PeerFault: the node broke the protocol, or reported what cannot be true.
         """
         gone = False
-        fault: PeerFault | None = None
         try:
             async with trio.open_nursery() as nursery:
                 await self._let_in(channel, session, peer, back=new is None)
@@ -292,7 +291,7 @@ class Server:
                 log.warning("lost the line to %s (%s)", session.node.node_id, session.name)
         except* PeerFault as faults:
             gone = True
-            fault = _first(faults)  # raised here it would come out in a group
+            raise _first(faults) from None
         finally:
             if session.channel is channel:
                 session.channel = None
@@ -301,8 +300,6 @@ class Server:
                     self._sessions.kick(session.node.pool)
                 else:
                     self._sessions.lost(session, trio.current_time())
-        if fault is not None:
-            raise fault
 
     async def _let_in(
         self, channel: NodeChannel, session: Session, peer: str, *, back: bool

@@ -38,14 +38,23 @@ class ForkServer:
         self.bucket_fd = os.memfd_create("nray-rate", os.MFD_CLOEXEC)
         os.ftruncate(self.bucket_fd, 4096)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            code = f"from nray.worker.forkserver import serve; serve({theirs.fileno()})"
-            self._process = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
+        # A Ctrl+C that comes while the interpreter still starts must find it deaf already: a
+        # blocked signal stays so through exec, until `serve` ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, *_interpreter_flags(), "-P", "-c", _program(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+        except BaseException:
+            self._socket.close()
+            os.close(self.bucket_fd)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def pid(self) -> int:
@@ -111,6 +120,15 @@ def _interpreter_flags() -> list[str]:
     return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]
 
 
+def _program(fd: int) -> str:
+    # Modules come from where this interpreter finds them, and never (-P) from the directory that
+    # the user happens to be in.
+    return (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from nray.worker.forkserver import serve; serve({fd})"
+    )
+
+
 def _words(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -133,6 +151,7 @@ def serve(fd: int) -> None:
 
     # Ctrl+C goes to the whole group of a terminal: what ends is the node's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     requests = socket.socket(fileno=fd)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -151,8 +170,12 @@ def serve(fd: int) -> None:
                 return
             if not data:
                 return
-            if os.fork() == 0:
-                _become_worker(worker.run, fds, (requests.fileno(), woken, wake))
+            try:
+                if os.fork() == 0:
+                    _become_worker(worker.run, fds, (requests.fileno(), woken, wake))
+            except OSError as error:
+                # No process to be had now; the node sees the worker's socket end, and asks again.
+                print(f"nray: no worker: {error.strerror}", file=sys.stderr)
             for each in fds:
                 os.close(each)
 
@@ -187,4 +210,4 @@ def _tell_ended(requests: socket.socket) -> None:
         try:
             requests.send(_NOTICE.pack(pid, status), socket.MSG_DONTWAIT)
         except OSError:
-            return
+            pass  # nobody listens: that worker is "gone", and still no zombie

@@ -1,0 +1,344 @@
+"""Writing down: from reports to the ledger, and from the ledger to the outputs.
+
+Two streams with one rule between them: an output is only ever given what the ledger holds. The
+*clerk* gathers what reports bring and commits it in groups, so that thousands of small slices
+cost few fsyncs. A *feeder* for each output follows the ledger's journal from where its cursor
+stands; a slow output falls behind in the journal, not in memory, and when it has fallen too
+far the clerk takes nothing more, which holds nodes and workers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from nray.events.hub import Hub, SinkPort, open_hub
+from nray.events.model import Event, environment_event, port_event
+from nray.ledger.entries import Entry, Hits, NodeSeen, Registration
+from nray.ledger.ledger import Cursor, Ledger, LedgerFull
+from nray.targets.findings import Finding, expand
+from nray.targets.segment import Segment
+
+log = logging.getLogger("nray.server")
+
+SCANTYPES = {"tcp": "tcpconnect", "udp": "udp"}
+RECORD_BYTES = 32
+
+#: Entries that wait for a commit, in bytes of hits. A commit of so much takes some 50 ms.
+PENDING_BYTES_MAX = 8 * 1024 * 1024
+PENDING_ENTRIES_MAX = 4096
+#: Rows of the journal that a feeder takes at a time.
+ROWS_MOST = 256
+#: Events kept, so that the second output need not make them again.
+CACHED_EVENTS_MAX = 65_536
+#: How often a full disk is tried again, seconds.
+RETRY_S = 1.0
+#: How often an output's cursor is brought up to date at least, seconds; what was written since
+#: is compared, not written again, when a scan is resumed.
+CURSOR_EVERY_S = 5.0
+
+# Spelled out, because mypy does not see keyword arguments after trio's ``*args``.
+_in_thread: Callable[..., Awaitable[object]] = trio.to_thread.run_sync
+
+
+class _Clerk:
+    """Commits what is submitted, in order, in groups."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pending: list[Entry] = []
+        self._then: list[Callable[[], None]] = []
+        self._bytes = 0
+        self._busy = False
+        self._filled = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
+        self.committed = trio.lowlevel.ParkingLot()
+        self.hits = ledger_hits(ledger)
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= PENDING_BYTES_MAX or len(self._pending) >= PENDING_ENTRIES_MAX
+
+    @property
+    def idle(self) -> bool:
+        return not self._pending and not self._busy
+
+    def submit(self, entries: Sequence[Entry], then: Callable[[], None] | None) -> None:
+        self._pending += entries
+        self._bytes += sum(len(each.packed) for each in entries if isinstance(each, Hits))
+        if then is not None:
+            self._then.append(then)
+        self._filled.set()
+
+    async def progress(self) -> None:
+        await self._progress.park()
+
+    async def run(self) -> None:
+        while True:
+            if not self._pending and not self._then:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            entries, self._pending = self._pending, []
+            then, self._then = self._then, []
+            self._bytes = 0
+            self._busy = True
+            if entries:
+                await self._commit(entries)
+            self._busy = False
+            self.hits += sum(
+                len(each.packed) // RECORD_BYTES for each in entries if isinstance(each, Hits)
+            )
+            for call in then:
+                call()
+            self._progress.unpark_all()
+            self.committed.unpark_all()
+
+    async def _commit(self, entries: Sequence[Entry]) -> None:
+        """Commit, however long a full disk takes."""
+        told = False
+        while True:
+            try:
+                if self._ledger.durable:
+                    await _in_thread(self._ledger.commit, entries)
+                else:
+                    self._ledger.commit(entries)
+            except LedgerFull as error:
+                if not told:
+                    told = True
+                    log.warning("paused: %s; the scan goes on when there is room", error.message)
+                await trio.sleep(RETRY_S)
+                continue
+            if told:
+                log.info("there is room again; the scan goes on")
+            return
+
+
+def ledger_hits(ledger: Ledger) -> int:
+    """Hits that a ledger holds, of all pools."""
+    return sum(ledger.hits(pool) for pool in ledger.pools())
+
+
+class _Translator:
+    """Journal rows into events, each once for all outputs that read it at about one time."""
+
+    def __init__(
+        self, ledger: Ledger, segments: Mapping[int, Segment], timeouts_ms: Mapping[str, int]
+    ) -> None:
+        self._segments = segments
+        self._timeouts_ms = timeouts_ms
+        self._nodes = {node.node: node for node in ledger.nodes()}
+        self._kept: OrderedDict[int, list[Event]] = OrderedDict()
+        self._kept_events = 0
+
+    def know(self, node: NodeSeen) -> None:
+        self._nodes[node.node] = node
+
+    def events(self, seq: int, row: Hits | Registration) -> list[Event]:
+        events = self._kept.get(seq)
+        if events is None:
+            events = self._make(row)
+            self._kept[seq] = events
+            self._kept_events += len(events) + 1
+            while self._kept_events > CACHED_EVENTS_MAX:
+                _, old = self._kept.popitem(last=False)
+                self._kept_events -= len(old) + 1
+        return events
+
+    def _make(self, row: Hits | Registration) -> list[Event]:
+        node = self._nodes[row.node]
+        if isinstance(row, Registration):
+            if node.environment is None:
+                return []
+            return [
+                environment_event(
+                    node_id=node.node_id,
+                    node_name=node.name,
+                    timestamp_ms=row.ms,
+                    environment=node.environment,
+                    pool=node.pool,
+                    identity=node.identity,
+                )
+            ]
+        segment = self._segments[row.segment]
+        return [self._event(node, row, each) for each in expand(segment, row.packed)]
+
+    def _event(self, node: NodeSeen, row: Hits, finding: Finding) -> Event:
+        return port_event(
+            node_id=node.node_id,
+            node_name=node.name,
+            timestamp_ms=row.ms,
+            target=finding.target,
+            address=finding.address,
+            port=finding.port,
+            scantype=SCANTYPES[finding.protocol],
+            timeout_ms=self._timeouts_ms[finding.protocol],
+            state=finding.state,
+            reason=finding.reason,
+            ttl=finding.ttl or None,
+            rtt_us=round(finding.rtt_ms * 1000) or None,
+            pool=row.pool,
+            identity=node.identity,
+        )
+
+
+class _Feeder:
+    """Brings one output up to what the ledger holds, and keeps its cursor."""
+
+    def __init__(
+        self, ledger: Ledger, port: SinkPort, hub: Hub, translator: _Translator, clerk: _Clerk
+    ) -> None:
+        self._ledger = ledger
+        self._port = port
+        self._hub = hub
+        self._translator = translator
+        self._clerk = clerk
+        cursor = ledger.cursor(port.sink.name)
+        self._after = cursor.seq if cursor is not None else 0
+        self._marked = self._after
+        #: Hits that this output has been given, of those in the ledger.
+        self.fed = 0
+        self.moved = trio.lowlevel.ParkingLot()
+
+    @property
+    def caught_up(self) -> bool:
+        return self._after >= self._ledger.last
+
+    @property
+    def lag(self) -> int:
+        """Hits that are committed and not yet handed to the output."""
+        return self._clerk.hits - self.fed
+
+    async def prepare(self) -> None:
+        """Count what the output was given before (a resumed scan)."""
+        after = 0
+        while after < self._after:
+            rows = await self._read(after)
+            for seq, row in rows:
+                if seq <= self._after and isinstance(row, Hits):
+                    self.fed += len(row.packed) // RECORD_BYTES
+            after = rows[-1][0]
+
+    async def run(self) -> None:
+        marked_at = trio.current_time()
+        while True:
+            rows = await self._read(self._after)
+            for seq, row in rows:
+                await self._hub.publish(self._translator.events(seq, row))
+                self._after = seq
+                if isinstance(row, Hits):
+                    self.fed += len(row.packed) // RECORD_BYTES
+                self.moved.unpark_all()
+            if trio.current_time() - marked_at >= CURSOR_EVERY_S:
+                await self.mark()
+                marked_at = trio.current_time()
+            if not rows:
+                with trio.move_on_after(CURSOR_EVERY_S):
+                    await self._clerk.committed.park()
+
+    async def _read(self, after: int) -> list[tuple[int, Hits | Registration]]:
+        if not self._ledger.durable:
+            return self._ledger.read(after, ROWS_MOST)
+        rows = await _in_thread(self._ledger.read, after, ROWS_MOST)
+        return rows  # type: ignore[return-value]
+
+    async def mark(self) -> None:
+        """Record how far the output is, once that is on the disk."""
+        after = self._after
+        if after == self._marked:
+            return
+        await self._hub.sync()
+        try:
+            self._ledger.set_cursor(self._port.sink.name, Cursor(after, self._port.sink.position))
+        except LedgerFull:
+            return  # the old cursor is as good: what follows it will be compared
+        self._marked = after
+
+
+class Books:
+    """Made by `open_books`; good until its block ends."""
+
+    def __init__(self, ledger: Ledger, clerk: _Clerk, translator: _Translator) -> None:
+        self.ledger = ledger
+        self._clerk = clerk
+        self._translator = translator
+        self._feeders: list[_Feeder] = []
+        self._lag_max: list[int] = []
+
+    async def room(self) -> None:
+        """Wait until more may be submitted. Always a checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while self._clerk.full:
+            await self._clerk.progress()
+        for feeder, most in zip(self._feeders, self._lag_max, strict=True):
+            while feeder.lag > most:
+                await feeder.moved.park()
+
+    def submit(self, entries: Sequence[Entry], then: Callable[[], None] | None = None) -> None:
+        """Have entries written down; ``then`` is called when they are durable.
+
+        Submissions become durable in their order. Call `room` before: this never waits.
+        """
+        for each in entries:
+            if isinstance(each, NodeSeen):
+                self._translator.know(each)
+        self._clerk.submit(entries, then)
+
+    async def settled(self) -> None:
+        """Wait until all that was submitted is durable."""
+        await trio.lowlevel.checkpoint()
+        while not self._clerk.idle:
+            await self._clerk.progress()
+
+    async def written(self) -> None:
+        """Wait until all that was submitted is durable and with every output."""
+        await self.settled()
+        for feeder in self._feeders:
+            while not feeder.caught_up:
+                await feeder.moved.park()
+
+    async def _end(self) -> None:
+        await self.written()
+        for feeder in self._feeders:
+            await feeder.mark()
+
+
+@asynccontextmanager
+async def open_books(
+    ledger: Ledger,
+    ports: Sequence[SinkPort],
+    segments: Mapping[int, Segment],
+    timeouts_ms: Mapping[str, int],
+) -> AsyncIterator[Books]:
+    """Books over a ledger and outputs; the ledger stays the caller's to close.
+
+    Leaving the block waits until all is durable and with every output; leaving it by an
+    exception leaves the outputs behind the ledger, from which a resumed scan goes on.
+
+    Args:
+        segments: of the scan, by number.
+        timeouts_ms: what events say of ``tcp`` and ``udp``.
+
+    Raises:
+        SinkStartError, SinkError: an output cannot be opened or written.
+        LedgerError: the ledger cannot be written, for another reason than a full disk.
+    """
+    clerk = _Clerk(ledger)
+    translator = _Translator(ledger, segments, timeouts_ms)
+    books = Books(ledger, clerk, translator)
+    async with AsyncExitStack() as stack:
+        for port in ports:
+            hub = await stack.enter_async_context(open_hub([port]))
+            books._feeders.append(_Feeder(ledger, port, hub, translator, clerk))
+            books._lag_max.append(max(1, port.channelsize))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clerk.run)
+            for feeder in books._feeders:
+                await feeder.prepare()
+                nursery.start_soon(feeder.run)
+            yield books
+            await books._end()
+            nursery.cancel_scope.cancel()

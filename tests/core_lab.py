@@ -1,0 +1,273 @@
+"""For tests of the compiled engine: run it in this very thread, inside a namespace if need be.
+
+A `Tun` is a network of which the test itself is the far end: it sees each packet that the engine
+sends and answers with whatever it likes, whenever it likes. So an answer that is late, doubled,
+stale or about something else is made, not hoped for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from lab.namespaces import NETNS_DIR, Namespace
+from nray import _core
+
+KEY = b"core tests' key."
+TCP, UDP = 6, 17
+CLONE_NEWNET = 0x40000000
+#: tun(4): TUNSETIFF, and IFF_TUN without a header of its own.
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+COUNTED = ("open", "closed", "filtered", "open|filtered", "error", "excluded", "skipped", "more")
+ALL_STATES = _core.STATES[1:]
+SYN, RST, ACK, FIN = 2, 4, 16, 1
+
+
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """This thread is in the namespace for as long as the block lasts (setns(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(NETNS_DIR / namespace.name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(there, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+        try:
+            yield
+        finally:
+            if libc.setns(before, CLONE_NEWNET) != 0:
+                os._exit(70)  # never go on in the wrong network
+    finally:
+        os.close(there)
+        os.close(before)
+
+
+def bucket(rate: float = 0) -> _core.Bucket:
+    """A rate of its own."""
+    fd = os.memfd_create("test-rate", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, _core.Bucket.BYTES)
+        made = _core.Bucket(fd)
+    finally:
+        os.close(fd)
+    made.set_rate(rate)
+    return made
+
+
+def space(networks: Sequence[str], ports: Sequence[tuple[int, int]], names: int = 0) -> _core.Space:
+    """Of single addresses or ``first-last`` ranges, given in ascending order."""
+    ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+    for text in networks:
+        first, _, last = text.partition("-")
+        begin, end = ip_address(first), ip_address(last or first)
+        ranges[begin.version].append((int(begin), int(end)))
+    return _core.Space(ranges[4], ranges[6], names, ports, KEY)
+
+
+def tcp(*ports: int) -> list[tuple[int, int]]:
+    return [(TCP, port) for port in ports]
+
+
+def udp(*ports: int) -> list[tuple[int, int]]:
+    return [(UDP, port) for port in ports]
+
+
+@dataclass(frozen=True, order=True)
+class Hit:
+    """A packed hit, unpacked here by HIT_FORMAT and nothing else."""
+
+    position: int
+    address: str
+    state: str
+    reason: str
+    rtt_us: int
+
+    @classmethod
+    def unpack_all(cls, packed: bytes) -> list[Hit]:
+        hits = []
+        for position, raw, rtt, _, state, reason, family in struct.iter_unpack(
+            _core.HIT_FORMAT, packed
+        ):
+            address = str(ip_address(raw[:4] if family == 4 else raw))
+            hits.append(cls(position, address, _core.STATES[state], _core.REASONS[reason], rtt))
+        return hits
+
+
+@dataclass
+class Ended:
+    """What the engine has reported of one slice."""
+
+    hits: list[Hit] = field(default_factory=list)
+    done: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def states(self) -> dict[int, tuple[str, str]]:
+        """Position to state and reason; a position that came twice fails the test."""
+        found = {hit.position: (hit.state, hit.reason) for hit in self.hits}
+        assert len(found) == len(self.hits), "a position was reported twice"
+        return found
+
+
+class Drive:
+    """Pumps an engine and gathers its reports by lease."""
+
+    def __init__(self, engine: _core.Engine) -> None:
+        self.engine = engine
+        self.leases: dict[int, Ended] = {}
+        self.pumps = 0
+
+    def pump(self, seconds: float) -> None:
+        """One pump and what it brought."""
+        self.engine.pump(seconds)
+        self.pumps += 1
+        for lease, hits, done, counts, errors in self.engine.take():
+            ended = self.leases.setdefault(lease, Ended())
+            assert not ended.done, "a report after the end"
+            assert len(hits) % _core.HIT_BYTES == 0
+            ended.hits += Hit.unpack_all(hits)
+            if done:
+                ended.done += 1
+                ended.counts = dict(zip(COUNTED, counts, strict=True))
+                ended.errors = errors
+
+    def until(self, met: Callable[[], bool], limit_s: float = 10.0, step_s: float = 0.5) -> None:
+        """Pump until the condition is met; fails the test when that takes too long."""
+        deadline = time.monotonic() + limit_s
+        while not met():
+            assert time.monotonic() < deadline, f"not within {limit_s} s: {self.leases}"
+            self.pump(step_s)
+
+    def to_end(self, limit_s: float = 10.0) -> Ended:
+        """Pump until no slice is open; returns the report of the last lease."""
+        self.until(lambda: self.engine.slices_open == 0, limit_s)
+        return self.leases[max(self.leases)]
+
+
+def run(
+    engine: _core.Engine, where: _core.Space, exclusions: _core.Exclusions | None = None
+) -> Ended:
+    """Scan a whole space as one slice."""
+    engine.add_slice(1, 0, where.total, where, exclusions)
+    return Drive(engine).to_end()
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One IPv4 packet of TCP or UDP as it came out of the engine."""
+
+    source: str
+    target: str
+    protocol: int
+    sport: int
+    dport: int
+    flags: int
+    seq: int
+    payload: bytes
+    raw: bytes
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+class Tun:
+    """The far end of a network interface in the namespace that this thread is in.
+
+    198.18.0.0/16 is routed into it, from 198.19.0.1. To be made and used `inside` only.
+    """
+
+    NETWORK, OWN = "198.18.0.0/16", "198.19.0.1"
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
+        namespace.ip("address", "add", f"{self.OWN}/32", "dev", "tun0")
+        namespace.ip("link", "set", "tun0", "up")
+        namespace.ip("route", "add", self.NETWORK, "dev", "tun0")
+
+    def __enter__(self) -> Tun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def sent(self, wait_s: float = 0) -> list[Packet]:
+        """The TCP and UDP packets that have come out since the last call."""
+        packets = []
+        select.select([self.fd], [], [], wait_s)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet = self._parse(os.read(self.fd, 65536))
+                if packet is not None:
+                    packets.append(packet)
+        return packets
+
+    @staticmethod
+    def _parse(raw: bytes) -> Packet | None:
+        if raw[0] >> 4 != 4 or raw[9] not in (TCP, UDP):
+            return None
+        body = raw[(raw[0] & 15) * 4 :]
+        sport, dport = struct.unpack_from("!HH", body)
+        source, target = socket.inet_ntoa(raw[12:16]), socket.inet_ntoa(raw[16:20])
+        if raw[9] == UDP:
+            return Packet(source, target, UDP, sport, dport, 0, 0, body[8:], raw)
+        seq = struct.unpack_from("!I", body, 4)[0]
+        flags, payload = body[13], body[(body[12] >> 4) * 4 :]
+        return Packet(source, target, TCP, sport, dport, flags, seq, payload, raw)
+
+    def _put(self, protocol: int, source: str, target: str, body: bytes) -> None:
+        # fmt: off
+        header = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0,
+            socket.inet_aton(source), socket.inet_aton(target),
+        )
+        # fmt: on
+        header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+        os.write(self.fd, header + body)
+
+    def answer_tcp(self, probe: Packet, flags: int, seq: int = 1000) -> None:
+        """A segment from the probe's target back to where the probe came from."""
+        # fmt: off
+        body = struct.pack(
+            "!HHIIBBHHH", probe.dport, probe.sport, seq, probe.seq + 1 & 0xFFFFFFFF,
+            5 << 4, flags, 65535, 0, 0,
+        )
+        # fmt: on
+        pseudo = struct.pack(
+            "!4s4sBBH",
+            socket.inet_aton(probe.target),
+            socket.inet_aton(probe.source),
+            0,
+            TCP,
+            len(body),
+        )
+        body = body[:16] + struct.pack("!H", checksum(pseudo + body)) + body[18:]
+        self._put(TCP, probe.target, probe.source, body)
+
+    def answer_udp(self, probe: Packet, payload: bytes) -> None:
+        """A datagram (without checksum, as IPv4 allows) back to where the probe came from."""
+        body = struct.pack("!HHHH", probe.dport, probe.sport, 8 + len(payload), 0) + payload
+        self._put(UDP, probe.target, probe.source, body)
+
+    def answer_icmp(self, probe: Packet, kind: int, code: int, router: str = "198.18.255.254") -> None:
+        """An ICMP error about the probe (RFC 792)."""
+        body = struct.pack("!BBHI", kind, code, 0, 0) + probe.raw[:28]
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+        self._put(1, router, probe.source, body)

@@ -1,0 +1,875 @@
+"""The server over lines in memory, on a mock clock: every peer here is moved by hand."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakes import Peer, counts_of, hit, in_trio, segment_of, serve, until
+from nray import UserError
+from nray.server import server as server_module
+from nray.server.server import FAREWELL_S, GUESTS_MAX, REGISTER_S, open_listeners
+from nray.server.sessions import RECONNECT_S
+from nray.server.summary import exit_status
+from nray.targets.findings import expand
+from nray.wire.channel import Channel, ChannelBroken, ChannelEnded
+from nray.wire.errors import Reason
+from nray.wire.framing import encode_frame
+from nray.wire.messages import (
+    Ack,
+    Ask,
+    Bye,
+    Counts,
+    Heartbeat,
+    Lease,
+    Pulse,
+    Refused,
+    Segment,
+    Stop,
+    Welcome,
+)
+from nray.wire.states import NodeEnd
+
+GONE = (ChannelEnded, ChannelBroken)
+
+
+async def scan_all(peer, hits=lambda lease: b""):
+    """Ask and report until the server says Stop; then Bye. Returns the leases, and the Stop."""
+    leases = []
+    await peer.channel.send(Ask(1))
+    while True:
+        message = await peer.hear(Lease, Stop, Refused)
+        if not isinstance(message, Lease):
+            assert isinstance(message, Stop), message
+            await peer.channel.send(Bye())
+            return leases, message
+        leases.append(message)
+        await peer.report(message, hits(message))
+        await peer.channel.send(Ask(1))
+
+
+async def refusal(peer):
+    """The refusal that a peer gets, Acks and the like left aside."""
+    refused = await peer.hear(Refused)
+    with pytest.raises(GONE):
+        await peer.channel.receive()
+    return refused
+
+
+# ── a scan ──────────────────────────────────────────────────────────────────────────────────
+
+
+@in_trio
+async def test_one_node_scans_everything():
+    segment = segment_of()
+    opened = {5, 700, 2559}
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment])
+        peer = await served.peer("one")
+
+        def hits(lease):
+            inside = range(lease.start, lease.start + lease.count)
+            return b"".join(hit(segment, n) for n in sorted(opened) if n in inside)
+
+        leases, stop = await scan_all(peer, hits)
+        await served.finished.wait()
+    assert stop == Stop(True)
+    assert sum(lease.count for lease in leases) == segment.probes
+    assert sorted(served.hub.found) == sorted(
+        (finding.address, finding.port)
+        for finding in expand(segment, b"".join(hit(segment, n) for n in opened))
+    )
+    assert served.hub.registrations == ["one"]
+    assert served.hub.flushes
+    assert exit_status(served.server.scheduler) == 0
+
+
+@in_trio
+async def test_errors_make_status_3():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-2")])
+        peer = await served.peer()
+        await peer.channel.send(Ask(1))
+        lease = await peer.hear(Lease)
+        counts = Counts(0, 1, 0, 0, 1, 0, 0, 0)
+        await peer.report(lease, counts=counts, errors={"name-not-resolved": 1})
+        await peer.hear(Stop)
+        await peer.channel.send(Bye())
+        await served.finished.wait()
+    assert exit_status(served.server.scheduler) == 3
+
+
+@in_trio
+async def test_a_segment_comes_before_its_first_lease_and_once_on_each_line():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of()], slice_most=10)
+        for _ in range(2):
+            peer = await served.peer(instance="same", machine_id="same")
+            await peer.channel.send(Ask(2))
+            seen = [type(await peer.hear(Segment, Lease)) for _ in range(3)]
+            assert seen == [Segment, Lease, Lease]
+            assert peer.segments[0] == served.segments[0]
+            peer.cut()
+            await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_no_lease_without_credit_and_none_beyond_it():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, slice_most=10)
+        peer = await served.peer()
+        await trio.sleep(1)
+        assert not served.server.scheduler._by_lease
+        await peer.channel.send(Ask(3))
+        leases = await peer.leases(3)
+        await trio.sleep(1)
+        assert len(served.server.scheduler._by_lease) == 3
+        await peer.report(leases[0])
+        await peer.hear(Ack)
+        assert len(served.server.scheduler._by_lease) == 2
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_heartbeats_are_answered():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery)
+        peer = await served.peer()
+        for sent in (1, 7):
+            await peer.channel.send(Heartbeat(sent))
+            assert await peer.hear() == Pulse()
+        assert [session.sent for session in served.server._sessions] == [7]
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_hit_that_is_told_twice_makes_one_event():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, slice_most=10)
+        segment = served.segments[0]
+        peer = await served.peer()
+        await peer.channel.send(Ask(1))
+        lease = await peer.hear(Lease)
+        await peer.report(lease, hit(segment, 3), done=False)
+        await peer.report(lease, hit(segment, 3) + hit(segment, 4), done=False)
+        await peer.report(lease, hit(segment, 4) + hit(segment, 3))
+        assert [(await peer.hear(Ack)).report for _ in range(3)] == [1, 2, 3]
+        assert len(served.hub.found) == 2
+        nursery.cancel_scope.cancel()
+
+
+# ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+
+@in_trio
+async def test_all_nodes_are_told_to_stop_whether_they_wait_or_not():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        idle, hungry, worker = [await served.peer() for _ in range(3)]
+        await hungry.channel.send(Ask(4))
+        lease = await hungry.hear(Lease)
+        await worker.channel.send(Ask(4))
+        await hungry.report(lease)
+        for peer in (idle, hungry, worker):
+            assert (await peer.hear(Stop)).done
+            await peer.channel.send(Bye())
+        before = trio.current_time()
+        await served.finished.wait()
+    assert trio.current_time() - before < 0.1
+
+
+@in_trio
+async def test_a_node_that_registers_when_all_is_done_is_told_at_once():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        slow = await served.peer()  # keeps the server up: it has not said Bye yet
+        await scan_all(await served.peer())
+        await slow.hear(Stop)
+        before = trio.current_time()
+        late = await served.peer("late")
+        assert (await late.hear()).done
+        assert trio.current_time() - before < 0.1
+        await late.channel.send(Bye())
+        await slow.channel.send(Bye())
+        await served.finished.wait()
+
+
+@in_trio
+async def test_a_node_that_is_just_coming_is_waited_for_and_told():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        guest = await served.peer(register=False)  # its line is up, and no more
+        await scan_all(await served.peer())
+        await trio.sleep(1)
+        await guest.register(instance="late", machine_id="late")
+        assert (await guest.hear()).done
+        await guest.channel.send(Bye())
+        await served.finished.wait()
+
+
+@in_trio
+async def test_a_line_that_never_registers_holds_the_end_up_but_a_little():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        await served.peer(register=False)
+        await scan_all(await served.peer())
+        before = trio.current_time()
+        await served.finished.wait()
+    assert trio.current_time() - before == pytest.approx(server_module.LATECOMER_S, abs=0.2)
+
+
+@in_trio
+async def test_a_node_that_lost_its_line_at_the_end_is_waited_for_and_told():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        away = await served.peer(instance="away", machine_id="away")
+        away.cut()
+        await trio.sleep(0.1)
+        await scan_all(await served.peer())
+        await trio.sleep(0.5)
+        back = await served.peer(instance="away", machine_id="away")
+        assert (await back.hear()).done
+        await back.channel.send(Bye())
+        await served.finished.wait()
+
+
+@in_trio
+async def test_a_node_that_never_says_bye_is_left_after_a_while(caplog):
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        mute = await served.peer()
+        await scan_all(await served.peer())
+        await mute.hear(Stop)
+        before = trio.current_time()
+        await served.finished.wait()
+    assert trio.current_time() - before == pytest.approx(FAREWELL_S, abs=1)
+    assert "1 nodes did not say good-bye" in caplog.text
+
+
+@in_trio
+async def test_interrupted_it_stops_all_nodes_takes_what_they_bring_and_is_not_complete():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, slice_most=10)
+        peer = await served.peer()
+        await peer.channel.send(Ask(1))
+        lease = await peer.hear(Lease)
+        served.server.interrupt("x" * 1000)  # longer than a text may be
+        stop = await peer.hear(Stop)
+        assert not stop.done
+        await peer.report(lease, hit(served.segments[0], lease.start), done=False)
+        await peer.channel.send(Bye())
+        assert (await peer.hear(Ack)).report == 1
+        await served.finished.wait()
+    assert served.server.interrupted
+    assert len(served.hub.found) == 1
+    assert exit_status(served.server.scheduler) == 3
+
+
+@in_trio
+async def test_an_interrupt_after_the_end_is_none():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        peer = await served.peer()
+        await peer.channel.send(Ask(1))
+        await peer.report(await peer.hear(Lease))
+        stop = await peer.hear(Stop)
+        served.server.interrupt("too late")
+        await peer.channel.send(Bye())
+        await served.finished.wait()
+    assert stop.done
+    assert not served.server.interrupted
+
+
+@in_trio
+async def test_a_node_that_leaves_gives_its_slices_to_others_at_once():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-5")])
+        leaver, other = await served.peer(), await served.peer()
+        await leaver.channel.send(Ask(1))
+        lease = await leaver.hear(Lease)
+        await other.channel.send(Ask(1))
+        await leaver.channel.send(Bye())
+        before = trio.current_time()
+        again = await other.hear(Lease)
+        assert (again.start, again.count) == (lease.start, lease.count)
+        assert again.lease != lease.lease
+        assert trio.current_time() == before
+        nursery.cancel_scope.cancel()
+
+
+# ── lines that are lost, and nodes that come back ───────────────────────────────────────────
+
+
+@in_trio
+async def test_back_within_the_grace_a_node_keeps_its_leases():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-100")], slice_most=10)
+        peer = await served.peer(instance="i", machine_id="m")
+        await peer.channel.send(Ask(3))
+        leases = await peer.leases(3)
+        peer.cut()
+        await trio.sleep(RECONNECT_S * 0.9)
+        kept = tuple(lease.lease for lease in leases[:2])  # the third was lost on the way
+        back = await served.peer(instance="i", machine_id="m", leases=kept)
+        assert back.registered.node_id == peer.registered.node_id
+        await back.channel.send(Ask(1))
+        again = await back.hear(Lease)
+        assert (again.start, again.count) == (leases[2].start, leases[2].count)
+        assert len(served.hub.registrations) == 1
+        for lease in [*leases[:2], again]:
+            await back.report(lease)
+        await back.hear(Ack)
+        await until(lambda: served.done == 30)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_after_the_grace_others_get_them_and_late_reports_count_where_still_open():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10)
+        segment = served.segments[0]
+        peer = await served.peer(instance="i", machine_id="m")
+        await peer.channel.send(Ask(2))
+        leases = await peer.leases(2)
+        peer.cut()
+        other = await served.peer()
+        await other.channel.send(Ask(2))
+        before = trio.current_time()
+        again = await other.leases(2)
+        assert RECONNECT_S < trio.current_time() - before < RECONNECT_S + 1.5
+        await other.report(again[0], hit(segment, 3))
+        await other.hear(Ack)
+        # Back at last; both slices are reported: one is ended already, one is not.
+        back = await served.peer(instance="i", machine_id="m", leases=[e.lease for e in leases])
+        await back.report(leases[0], hit(segment, 3) + hit(segment, 4))
+        await back.report(leases[1], hit(segment, 15))
+        assert (await back.hear(Ack)).report == 1
+        await other.hear(Stop)
+        for each in (back, other):
+            await each.channel.send(Bye())
+        await served.finished.wait()
+    assert len(served.hub.found) == 2
+    assert served.done == 20
+
+
+@in_trio
+async def test_a_silent_node_is_given_up_after_the_expiry_time():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-5")], node_expiry_s=30)
+        silent, other = await served.peer(), await served.peer()
+        assert silent.registered.heartbeat_s == 5
+        await silent.channel.send(Ask(1))
+        lease = await silent.hear(Lease)
+        await other.channel.send(Ask(1))
+        before = trio.current_time()
+
+        async def beat():
+            while True:
+                await trio.sleep(5)
+                await other.channel.send(Heartbeat(0))
+
+        nursery.start_soon(beat)
+        again = await other.hear(Lease)
+        assert (again.start, again.count) == (lease.start, lease.count)
+        assert 30 < trio.current_time() - before < 32
+        with pytest.raises(GONE):
+            await silent.hear(Lease)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("expiry", "beat"), [(30, 5), (3, 1), (0.3, 0.1)])
+@in_trio
+async def test_heartbeats_are_frequent_enough_for_the_expiry_time(expiry, beat):
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, node_expiry_s=expiry)
+        peer = await served.peer()
+        assert peer.registered.heartbeat_s == pytest.approx(beat)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_node_that_was_given_up_comes_back_to_its_pool():
+    # Its late reports are of that pool's leases: in another pool they would look like lies.
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-5")], pools=2)
+        first = await served.peer(instance="i", machine_id="m")
+        assert first.registered.pool == 0
+        await first.channel.send(Ask(1))
+        lease = await first.hear(Lease)
+        await served.peer()  # pool 1
+        await served.peer(preferred_pool=0)
+        first.cut()
+        await trio.sleep(4)
+        back = await served.peer(instance="i", machine_id="m", preferred_pool=1)
+        assert back.registered.pool == 0
+        await back.report(lease)
+        assert (await back.hear(Ack)).report == 1
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_of_two_lines_of_one_node_the_newer_counts():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10)
+        old = await served.peer(instance="i", machine_id="m")
+        await old.channel.send(Ask(1))
+        lease = await old.hear(Lease)
+        new = await served.peer(instance="i", machine_id="m", leases=(lease.lease,))
+        with pytest.raises(GONE):
+            await old.hear(Lease)
+        await new.report(lease)
+        await new.hear(Ack)
+        await scan_all(new)
+        await served.finished.wait()
+    assert served.done == 20
+
+
+@in_trio
+async def test_a_node_that_dies_while_it_registers_holds_nothing_up():
+    # Its line breaks when Registered is sent: it is lost like any other, and its machine may
+    # start another node.
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, several_per_machine=False)
+        peer = await served.peer(register=False)
+        await peer.channel.receive()
+        from fakes import registration
+
+        await peer.channel.send(registration(machine_id="m", instance="one"))
+        peer.cut()
+        await trio.sleep(0.1)
+        assert not served.server._sessions.connected()
+        await served.peer(machine_id="m", instance="two")
+        nursery.cancel_scope.cancel()
+
+
+# ── slow sinks ──────────────────────────────────────────────────────────────────────────────
+
+
+async def stuck(nursery, **changes):
+    """A server whose sinks stand still with one hit of a slice of ten; its peer and lease."""
+    served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10, **changes)
+    peer = await served.peer(instance="i", machine_id="m")
+    await peer.channel.send(Ask(1))
+    lease = await peer.hear(Lease)
+    served.hub.stand_still()
+    await peer.report(lease, hit(served.segments[0], 3))
+    await until(lambda: served.hub.waiting)
+    return served, peer, lease
+
+
+@in_trio
+async def test_a_report_is_acknowledged_when_the_sinks_have_it_and_not_before():
+    async with trio.open_nursery() as nursery:
+        served, peer, _ = await stuck(nursery)
+        with trio.move_on_after(3) as waited:
+            await peer.hear(Ack)
+        assert waited.cancelled_caught
+        served.hub.go_on()
+        await peer.hear(Ack)
+        assert len(served.hub.found) == 1
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_hit_is_not_lost_with_the_line_that_brought_it():
+    async with trio.open_nursery() as nursery:
+        served, peer, lease = await stuck(nursery)
+        peer.cut()
+        await trio.sleep(1)
+        back = await served.peer(instance="i", machine_id="m", leases=(lease.lease,))
+        await back.report(lease, hit(served.segments[0], 3))
+        with trio.move_on_after(3) as waited:
+            await back.hear(Ack)
+        assert waited.cancelled_caught, "acknowledged, and no sink has it"
+        served.hub.go_on()
+        await back.hear(Ack)
+        assert len(served.hub.found) == 1
+        await scan_all(back)
+        await served.finished.wait()
+
+
+@in_trio
+async def test_a_hit_is_not_lost_when_a_lease_breaks_on_the_line_meanwhile():
+    # The task that sends fails first and cancels the one that writes.
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10)
+        peer, other = await served.peer(), await served.peer()
+        await peer.channel.send(Ask(1))
+        lease = await peer.hear(Lease)
+        await other.channel.send(Ask(1))
+        await other.hear(Lease)
+        await peer.channel.send(Ask(1))
+        served.hub.stand_still()
+        await peer.report(lease, hit(served.segments[0], 3))
+        await until(lambda: served.hub.waiting)
+        peer.cut()
+        await other.channel.send(Bye())  # what it had is for the peer, whose line is cut
+        await trio.sleep(1)
+        served.hub.go_on()
+        await trio.sleep(1)
+        assert len(served.hub.found) == 1
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_node_is_not_given_up_for_our_own_slowness_and_hears_that_we_live():
+    async with trio.open_nursery() as nursery:
+        served, peer, _ = await stuck(nursery, node_expiry_s=30)
+        await peer.channel.send(Heartbeat(0))  # not read before the sinks go on
+        before = trio.current_time()
+        for _ in range(20):
+            with trio.fail_after(6):
+                await peer.hear(Pulse)
+        assert trio.current_time() - before > 90
+        served.hub.go_on()
+        await peer.hear(Ack)
+        await scan_all(peer)
+        await served.finished.wait()
+    assert len(served.hub.registrations) == 1
+    assert len(served.hub.found) == 1
+
+
+@in_trio
+async def test_the_scan_is_over_when_all_is_written_not_when_all_is_done():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10)
+        peer, other = await served.peer(), await served.peer()
+        await peer.channel.send(Ask(1))
+        lease = await peer.hear(Lease)
+        served.hub.stand_still()
+        await peer.report(lease, hit(served.segments[0], 3))
+        await until(lambda: served.hub.waiting)
+        await other.channel.send(Ask(1))
+        await other.report(await other.hear(Lease))  # ends the last slice, and holds no hit
+        await other.hear(Ack)
+        assert served.server.scheduler.finished
+        with trio.move_on_after(20) as waited:
+            await other.hear(Stop)
+        assert waited.cancelled_caught
+        served.hub.go_on()
+        for each in (peer, other):
+            await each.hear(Stop)
+            await each.channel.send(Bye())
+        await served.finished.wait()
+    assert len(served.hub.found) == 1
+    assert served.hub.flushes
+
+
+@in_trio
+async def test_interrupted_with_slow_sinks_what_was_told_is_still_written():
+    async with trio.open_nursery() as nursery:
+        served, _, _ = await stuck(nursery)
+        served.server.interrupt("enough")
+        await trio.sleep(FAREWELL_S + 5)
+        assert not served.finished.is_set()
+        served.hub.go_on()
+        await served.finished.wait()
+    assert len(served.hub.found) == 1
+
+
+@in_trio
+async def test_cancelled_it_ends_at_once_even_with_slow_sinks():
+    with trio.move_on_after(1000) as scope:
+        async with trio.open_nursery() as nursery:
+            await stuck(nursery)
+            before = trio.current_time()
+            scope.cancel()
+    assert trio.current_time() == before
+
+
+# ── peers that lie, and peers that do not know the rules ────────────────────────────────────
+
+
+def wrong_address(segment, position):
+    record = bytearray(hit(segment, position))
+    record[8] ^= 1
+    return bytes(record)
+
+
+LIES = {
+    "a hit outside of its slice": lambda segment: {"hits": hit(segment, 15)},
+    "a hit outside of the space": lambda segment: {"hits": b"\xff" * 8 + b"\0" * 24},
+    "an address that does not stand there": lambda segment: {"hits": wrong_address(segment, 3)},
+    "an unknown state": lambda segment: {"hits": hit(segment, 3, state=77)},
+    "no state": lambda segment: {"hits": hit(segment, 3, state=0)},
+    "counts too small": lambda segment: {"counts": Counts(0, 9)},
+    "counts too large": lambda segment: {"counts": Counts(0, 11)},
+    "addresses without names": lambda segment: {"counts": Counts(0, 11, addresses=1)},
+    "a lease that was never given": lambda segment: {"lease": 99},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@in_trio
+async def test_a_lying_node_is_refused_and_its_slices_go_to_others(lie):
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-20")], slice_most=10)
+        liar, honest = await served.peer(), await served.peer()
+        await liar.channel.send(Ask(1))
+        lease = await liar.hear(Lease)
+        await liar.report(lease, **LIES[lie](served.segments[0]))
+        refused = await refusal(liar)
+        assert refused.reason == Reason.PROTOCOL
+        assert refused.detail
+        leases, _ = await scan_all(honest)
+        await served.finished.wait()
+    assert sum(each.count for each in leases) == 20
+    assert served.hub.found == []
+
+
+@in_trio
+async def test_a_lease_of_another_pool_is_a_lie():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, pools=2)
+        one, two = await served.peer(), await served.peer()
+        assert [one.registered.pool, two.registered.pool] == [0, 1]
+        await one.channel.send(Ask(1))
+        await two.report(await one.hear(Lease))
+        assert (await refusal(two)).reason == Reason.PROTOCOL
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_another_version_is_refused_with_that_reason():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery)
+        peer = await served.peer(register=False)
+        assert isinstance(await peer.channel.receive(), Welcome)
+        from fakes import registration
+
+        # Past our own end, which would not say it.
+        await peer.channel._stream.send_all(encode_frame(registration(protocol=999)))
+        assert (await refusal(peer)).reason == Reason.VERSION
+        assert not len(served.server._sessions)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\0\0\0\x03abc", b"\0\0\0\0"],
+)
+@in_trio
+async def test_what_speaks_something_else_is_refused_and_the_server_goes_on(said):
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1")])
+        stranger = await served.peer(register=False)
+        await stranger.channel.receive()
+        await stranger.channel._stream.send_all(said)
+        assert isinstance(await stranger.hear(), Refused)
+        await scan_all(await served.peer())
+        await served.finished.wait()
+
+
+@in_trio
+async def test_words_out_of_turn_are_refused_and_the_slices_go_to_others():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment_of("198.18.0.1", "1-5")])
+        peer, other = await served.peer(), await served.peer()
+        await peer.channel.send(Ask(1))
+        await peer.hear(Lease)
+        await peer.channel._stream.send_all(encode_frame(Welcome(1, "x")))
+        await refusal(peer)
+        await scan_all(other)
+        await served.finished.wait()
+
+
+@in_trio
+async def test_who_does_not_register_in_time_is_let_go():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery)
+        peer = await served.peer(register=False)
+        await peer.channel.receive()
+        before = trio.current_time()
+        with pytest.raises(GONE):
+            await peer.channel.receive()
+        assert trio.current_time() - before == pytest.approx(REGISTER_S, abs=0.1)
+        await until(lambda: served.server._guests == 0)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_guests_are_bounded_and_make_room_when_they_have_gone():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery)
+        registered = await served.peer()
+        guests = [await served.peer(register=False) for _ in range(GUESTS_MAX)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert served.server._guests == GUESTS_MAX
+        one_more = await served.peer(register=False)
+        with pytest.raises(GONE):
+            await one_more.channel.receive()
+        await registered.channel.send(Heartbeat(1))  # those that are in do not mind
+        assert await registered.hear() == Pulse()
+        guests[0].cut()
+        await trio.sleep(0.1)
+        await served.peer()
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_second_node_of_a_machine_is_refused_until_the_first_has_gone():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, several_per_machine=False)
+        first = await served.peer("first", machine_id="m", instance="one")
+        second = await served.peer(register=False)
+        await second.channel.receive()
+        from fakes import registration
+
+        await second.channel.send(registration(machine_id="m", instance="two"))
+        refused = await refusal(second)
+        assert refused.reason == Reason.DUPLICATE_MACHINE
+        assert refused.retry
+        assert "first" in refused.detail
+        assert "allowMultipleNodesPerHost" in refused.detail
+        await served.peer("elsewhere", machine_id="other", instance="three")
+        await served.peer("first", machine_id="m", instance="one")  # its own return is none
+        with pytest.raises(GONE):
+            await first.hear(Lease)
+        for session in served.server._sessions:
+            if session.machine == "m":
+                await trio.aclose_forcefully(session.channel)
+        await trio.sleep(0.1)
+        await served.peer("second", machine_id="m", instance="two")
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_several_nodes_of_a_machine_where_that_is_allowed():
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, several_per_machine=True)
+        for _ in range(3):
+            await served.peer(machine_id="m")
+        assert len(served.server._sessions.connected()) == 3
+        nursery.cancel_scope.cancel()
+
+
+# ── pools ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("by_preference", "wishes", "pools"),
+    [
+        (True, [-1, -1, -1, -1], [0, 1, 2, 0]),
+        (True, [2, 2, -1, -1], [2, 2, 0, 1]),
+        (True, [3, 99, -1, 0], [0, 1, 2, 0]),
+        (False, [2, 2, 2, 2], [0, 1, 2, 0]),
+    ],
+)
+@in_trio
+async def test_nodes_go_where_they_want_or_where_fewest_are(by_preference, wishes, pools):
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, pools=3, pool_by_preference=by_preference)
+        peers = [await served.peer(preferred_pool=wish) for wish in wishes]
+        assert [peer.registered.pool for peer in peers] == pools
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_each_pool_scans_everything_and_tells_its_hits():
+    segment = segment_of("198.18.0.1", "1-9")
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, [segment], pools=2)
+        stops = []
+
+        async def scan(peer):
+            stops.append(await scan_all(peer, lambda lease: hit(segment, lease.start)))
+
+        async with trio.open_nursery() as scans:
+            for _ in range(2):
+                scans.start_soon(scan, await served.peer())
+        await served.finished.wait()
+    assert served.done == 18
+    events = [event for event in served.hub.events if event.result]
+    assert sorted(event.pool for event in events) == [0, 1]
+    assert len({event.result.port for event in events}) == 1
+
+
+# ── what a node may make up, decoded ────────────────────────────────────────────────────────
+
+FUZZED = [
+    segment_of(["198.18.0.0/30", "2001:db8::/126"], "1-3,U:5"),
+    segment_of("a.example", "1-3", exclude=["198.18.0.7"]),
+]
+
+
+@given(st.sampled_from(FUZZED), st.binary(max_size=32 * 3))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_make_anything_but_a_value_error(segment, raw):
+    try:
+        findings = expand(segment, raw)
+    except ValueError:
+        return
+    assert len(findings) == len(raw) // 32
+
+
+@given(st.sampled_from(FUZZED), st.integers(0, 40), st.binary(min_size=24, max_size=24))
+@settings(max_examples=300, deadline=None)
+def test_no_record_at_a_true_position_does_either(segment, position, rest):
+    try:
+        expand(segment, position.to_bytes(8, "little") + rest)
+    except ValueError:
+        pass
+
+
+# ── listening ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_port_that_is_taken_is_told_and_no_listener_is_left():
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+            free.close()
+            port = taken.getsockname()[1]
+            with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is taken") as error:
+                await open_listeners("127.0.0.1", [number, port])
+            assert "listen:" in error.value.hint
+            # The first one was closed again.
+            (listener,) = await open_listeners("127.0.0.1", [number])
+            await listener.aclose()
+
+    trio.run(main)
+
+
+def test_an_address_that_is_not_ours_is_told():
+    async def main():
+        with pytest.raises(UserError, match="no such address"):
+            await open_listeners("198.51.100.77", [0])
+
+    trio.run(main)
+
+
+# ── a real line ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_over_loopback_a_registration_and_its_end(caplog):
+    caplog.set_level(logging.INFO)
+
+    async def main():
+        from fakes import FakeHub, options
+        from nray.server.recorder import Recorder
+        from nray.server.server import Server
+
+        listeners = await open_listeners("127.0.0.1", [0])
+        port = listeners[0].socket.getsockname()[1]
+        server = Server(options(), [segment_of("198.18.0.1", "1")], Recorder(FakeHub(), 1000, 1000))
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run, listeners)
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                peer = Peer(Channel(stream, NodeEnd()))
+                await peer.register()
+                await scan_all(peer)
+                await peer.channel.aclose()
+        assert server.scheduler.finished
+
+    trio.run(main)
+    assert "node-1 (peer) registered from 127.0.0.1:" in caplog.text
+    assert counts_of(1) == (0, 1, 0, 0, 0, 0, 0, 0)
