@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -138,12 +139,19 @@ def until(
         time.sleep(0.01)
 
 
+def own_address(number: int) -> str:
+    """A loopback address of this test run alone: two runs at once must not meet."""
+    pid = os.getpid()
+    return f"127.{64 + (pid >> 8) % 63}.{pid % 256}.{number}"
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody has, and that no outgoing connection will take."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

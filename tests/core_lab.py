@@ -190,17 +190,22 @@ def checksum(data: bytes) -> int:
 class Tun:
     """The far end of a network interface in the namespace that this thread is in.
 
-    198.18.0.0/16 is routed into it, from 198.19.0.1. To be made and used `inside` only.
+    198.18.0.0/16 is routed into it, from 198.19.0.1; so is 2001:db8::/32, where nothing answers.
+    To be made and used `inside` only.
     """
 
     NETWORK, OWN = "198.18.0.0/16", "198.19.0.1"
+    SILENT6, OWN6 = "2001:db8::/32", "2001:db8:ffff::1"
 
     def __init__(self, namespace: Namespace) -> None:
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
         namespace.ip("address", "add", f"{self.OWN}/32", "dev", "tun0")
-        namespace.ip("link", "set", "tun0", "up")
+        # Room for all that an engine has in flight, read or not.
+        namespace.ip("link", "set", "tun0", "txqueuelen", "20000", "up")
         namespace.ip("route", "add", self.NETWORK, "dev", "tun0")
+        namespace.ip("address", "add", f"{self.OWN6}/128", "dev", "tun0", "nodad")
+        namespace.ip("-6", "route", "add", self.SILENT6, "dev", "tun0")
 
     def __enter__(self) -> Tun:
         return self
@@ -266,7 +271,9 @@ class Tun:
         body = struct.pack("!HHHH", probe.dport, probe.sport, 8 + len(payload), 0) + payload
         self._put(UDP, probe.target, probe.source, body)
 
-    def answer_icmp(self, probe: Packet, kind: int, code: int, router: str = "198.18.255.254") -> None:
+    def answer_icmp(
+        self, probe: Packet, kind: int, code: int, router: str = "198.18.255.254"
+    ) -> None:
         """An ICMP error about the probe (RFC 792)."""
         body = struct.pack("!BBHI", kind, code, 0, 0) + probe.raw[:28]
         body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli_lab import Process, command_line, free_port, listening, started, until
+from cli_lab import Process, command_line, free_port, listening, own_address, started, until
 
-ADDRESS = "127.91.0.2"
+ADDRESS = own_address(2)
 
 CONFIGURATION = """\
 listen: {port}
@@ -86,6 +86,9 @@ def test_a_list_into_a_full_pipe(tmp_path: Path) -> None:
     with started(listing, tmp_path, stdout=subprocess.PIPE) as process:
         assert process.popen.stdout is not None
         process.popen.stdout.read(1000)
+        # Asleep in write(): the pipe is full.
+        stat = Path(f"/proc/{process.popen.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S")
         process.interrupt()
         gone(process)
         process.popen.stdout.close()

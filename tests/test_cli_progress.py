@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli_lab import command_line, listening, started
+from cli_lab import command_line, listening, own_address, started
 
-ADDRESS = "127.91.0.3"
+ADDRESS = own_address(3)
 SCAN = ["scan", "-t", ADDRESS, "-p", "21000-21020", "--rate", "15"]
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli_lab import listening, shell
+from cli_lab import listening, own_address, shell
 
-ADDRESS = "127.91.0.1"
+ADDRESS = own_address(1)
 SCAN = f"nray scan -t {ADDRESS} -p 21000-21020"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -58,7 +59,7 @@ def test_one_taker_never_exceeds_the_rate(rate: float, now: int, late: list[int]
         now = max(now, turn)
         used.append(now)
         now += lateness
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in itertools.pairwise(turns):
         assert after - before >= math.floor(interval_ns(rate))
     check_windows(used, rate)
 
@@ -81,7 +82,7 @@ def test_takers_of_one_memory_share_one_rate(
         turn = takers[who].take(clocks[who])
         clocks[who] = max(clocks[who], turn)
         turns.append(turn)
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in itertools.pairwise(turns):
         assert after - before >= math.floor(interval_ns(rate))
 
 
@@ -177,7 +178,7 @@ def test_the_same_rate_again_is_no_present() -> None:
     for _ in range(20):
         turns.append(b.take(now))
         b.set_rate(1)
-    assert [after - before for before, after in zip(turns, turns[1:], strict=False)] == [10**9] * 19
+    assert [after - before for before, after in itertools.pairwise(turns)] == [10**9] * 19
 
 
 def test_a_changed_rate_is_no_present_either() -> None:
@@ -252,7 +253,7 @@ def test_processes_never_get_the_same_turn() -> None:
     os.waitpid(child, 0)
     turns.sort()
     assert len(turns) == 2 * each
-    assert {after - before for before, after in zip(turns, turns[1:], strict=False)} == {1000}
+    assert {after - before for before, after in itertools.pairwise(turns)} == {1000}
 
 
 def test_a_taker_that_dies_takes_one_turn_with_it_and_no_more() -> None:

@@ -102,8 +102,7 @@ def test_a_hit_is_what_the_space_says(listener: socket.socket, address: str) -> 
     # The reader of hits at the other end agrees (and refuses what contradicts the space).
     decoded = where.decode(packed, _core.Exclusions([], []))
     assert {(row[0], row[2], row[4]) for row in decoded} == {
-        (hit.position, address, hits_port)
-        for hits_port, hit in hits.items()
+        (hit.position, address, hits_port) for hits_port, hit in hits.items()
     }
     assert all(row[3] == TCP for row in decoded)
 
@@ -111,7 +110,11 @@ def test_a_hit_is_what_the_space_says(listener: socket.socket, address: str) -> 
 def test_only_the_states_asked_for_become_hits(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     where = space(["127.0.0.1"], tcp(1, 2, port))
-    for states, wanted in (((), {"open"}), (("closed",), {"open", "closed"}), (("error",), {"open"})):
+    for states, wanted in (
+        ((), {"open"}),
+        (("closed",), {"open", "closed"}),
+        (("error",), {"open"}),
+    ):
         ended = run(_core.Engine(bucket(), states=states), where)
         assert {hit.state for hit in ended.hits} == wanted
         assert (ended.counts["open"], ended.counts["closed"]) == (1, 2)

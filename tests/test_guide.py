@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import pki_lab
-from cli_lab import Process, command_line, free_port, listening, started, until
+from cli_lab import Process, command_line, free_port, listening, own_address, started, until
 
-ADDRESS = "127.91.17.4"
+ADDRESS = own_address(4)
 SUBJECT = "O=nray-scanner,L=Munich,C=DE"
 
 #: The keys as the guide writes them; the rest is what to scan.

@@ -128,9 +128,9 @@ class Histories(RuleBasedStateMachine):
     def come_back(self, node, keep):
         if id(node) in self.gone:
             return
-        held = {each.leases[-1] for each in node.holds}
+        held = {each.holders[node][0] for each in node.holds}
         assert self.scheduler.keep_only(node, keep) == len(held - keep)
-        assert {each.leases[-1] for each in node.holds} == held & keep
+        assert {each.holders[node][0] for each in node.holds} == held & keep
 
     @rule(target=leases, node=nodes, count=st.integers(1, 5), passed=st.floats(0, 3))
     def ask(self, node, count, passed):
@@ -193,16 +193,17 @@ class Histories(RuleBasedStateMachine):
                 for start, stop in sorted(spans):
                     assert start == at, "a position is in two states or in none"
                     at = stop
-                assert at == progress.cursor <= progress.total
+                assert at + progress.never_leased == progress.total
 
     @invariant()
-    def each_open_slice_is_held_by_one_or_waits(self):
+    def each_open_slice_is_held_or_waits(self):
         if not hasattr(self, "scheduler"):
             return
         for pool in self.scheduler.pools:
             waiting = {id(work) for each in pool.segments.values() for work in each.returned}
             held = [id(work) for node in pool.nodes for work in node.holds]
-            assert len(set(held)) == len(held)
+            # A straggler's slice is held a second time, and no slice a third.
+            assert all(held.count(each) <= 2 for each in held)
             assert waiting.isdisjoint(held)
             open_ = {id(work) for of, work in self.scheduler._by_lease.values() if of is pool}
             assert waiting | set(held) == open_
@@ -446,7 +447,7 @@ def test_a_names_further_addresses_count_beside_the_total():
     (grant,) = granted(scheduler, scheduler.join("a", 0, 1))
     hits = record(1, b"\1") + record(1, b"\2") + record(1, b"\1")
     counts = (2, 5, 0, 0, 0, 0, 0, 3)
-    _, _, fresh = scheduler.report(grant.lease, hits, done=True, counts=counts)
+    _, _, fresh, *_ = scheduler.report(grant.lease, hits, done=True, counts=counts)
     assert fresh == hits[:64]  # one for each address
     assert scheduler.pools[0].done == 4
     assert scheduler.pools[0].tally.addresses == 3
@@ -482,6 +483,6 @@ def test_new_hits_keep_their_order_and_bytes(found, cut):
     parts = [found[:cut], found[cut:]]
     fresh = []
     for part in parts:
-        _, _, hits = scheduler.report(grant.lease, b"".join(map(record, part)))
+        _, _, hits, *_ = scheduler.report(grant.lease, b"".join(map(record, part)))
         fresh += positions(hits)
     assert fresh == list(dict.fromkeys(found))

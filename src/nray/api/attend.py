@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nray import UserError
-from nray.api.workers import start_fork_server
+from nray.api.workers import ask_for_workers, start_fork_server
 
 if TYPE_CHECKING:
     import trio
@@ -69,10 +69,9 @@ def attend(
     fork_server = start_fork_server()
     try:
         from nray.node.machine import default_name, processors
-        from nray.node.orders import Primed
 
         count = processes or processors()
-        primed = [Primed(fork_server.spawn()) for _ in range(count)]
+        primed = ask_for_workers(fork_server, count)
         from nray.node.client import Node, NodeOptions
 
         options = NodeOptions(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from nray.api.workers import ask_for_workers
 from nray.node import orders
 from nray.node.orders import Primed
 from nray.server.scheduler import Node, Scheduler
@@ -38,9 +39,9 @@ def begin(plan: Plan, settings: Settings, fork_server: ForkServer, processes: in
     """Start workers and give them something to do at once.
 
     Raises:
-        OSError: the fork server is gone.
+        NoWorkers: they cannot be started.
     """
-    primed = [Primed(fork_server.spawn()) for _ in range(processes)]
+    primed = ask_for_workers(fork_server, processes)
     scheduler = Scheduler(ratelimit=settings.ratelimit, slice_first=SLICE_FIRST)
     for segment in plan.segments:
         scheduler.add_segment(segment)

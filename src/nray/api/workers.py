@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
 
 from nray import UserError
 from nray.worker.forkserver import ForkServer
+
+if TYPE_CHECKING:
+    from nray.node.orders import Primed
 
 
 class NoWorkers(UserError):
@@ -34,3 +38,25 @@ def start_fork_server() -> ForkServer:
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ask_for_workers(fork_server: ForkServer, count: int) -> list[Primed]:
+    """So many workers, asked for and not yet told anything. Whoever gets them closes them.
+
+    Raises:
+        NoWorkers: this process may not open so many files, or the fork server has ended.
+    """
+    from nray.node.orders import Primed  # not before the fork server is on its way
+
+    workers: list[Primed] = []
+    try:
+        for _ in range(count):
+            workers.append(Primed(fork_server.spawn()))
+    except OSError as error:
+        for each in workers:
+            each.socket.close()
+        raise NoWorkers(
+            f"cannot start {count} worker processes: {error.strerror}",
+            "fewer of them (--processes), or more files for this user (ulimit -n)",
+        ) from error
+    return workers

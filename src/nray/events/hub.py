@@ -7,6 +7,9 @@ so a slow sink slows the scan; it never grows memory and nothing is ever dropped
 
 **Resources.** `open_hub` opens the sinks and closes all that it opened, however its block ends.
 
+**A full disk** is waited for: the sink says so (`SinkError.retry`), and is tried again each second
+until there is room, while its queue, and so the scan, stands still.
+
 **Errors.** The first error of a sink ends the hub: its block is cancelled, every `publish` and
 `flush` raises that error, the other sinks still get what is queued for them, and `open_hub`
 raises the error in the end.
@@ -19,6 +22,7 @@ is left as it is: at once on cancellation, after `STALLED_GRACE_S` on an error.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +35,10 @@ from nray.events.filters import Predicate, compile_filter, compile_states
 from nray.events.model import Event
 from nray.events.sink import Sink, SinkError
 
+log = logging.getLogger("nray.events")
+
+# How often a full disk is tried again, seconds.
+RETRY_S: Final = 1.0
 # Events in one write: encoding so many takes a few ms, in which other threads wait for the GIL.
 BATCH_EVENTS_MAX: Final = 4096
 # After an error, how long a terminal may still take for its queue: a person's blink.
@@ -192,6 +200,16 @@ class Hub:
                 await lane.progress.park()
                 self._check()
 
+    async def sync(self) -> None:
+        """`flush`, and then bring all of it onto the disk. Raises as `publish` does."""
+        await self.flush()
+        for lane in self._lanes:
+            try:
+                await lane.call(lane.port.sink.sync)
+            except SinkError as error:
+                self._fail(error)
+                raise
+
     def statistics(self) -> tuple[SinkStatistics, ...]:
         """How each sink stands, in the order in which they were given."""
         return tuple(
@@ -253,9 +271,7 @@ class Hub:
         sink = lane.port.sink
         while True:
             if batch := lane.take():
-                await lane.call(sink.write, batch)
-                lane.done(len(batch))
-                lane.progress.unpark_all()
+                await self._write_batch(lane, batch)
             elif self._ending:
                 return
             else:
@@ -264,6 +280,30 @@ class Hub:
                     await lane.filled.wait()
             if sink.sync_due_s() <= 0:
                 await lane.call(sink.sync)
+
+    async def _write_batch(self, lane: _Lane, batch: list[Event]) -> None:
+        """Write a batch whole, however long a full disk takes; at the end of the hub no longer."""
+        told = False
+        while True:
+            try:
+                await lane.call(lane.port.sink.write, batch)
+            except SinkError as error:
+                lane.done(error.written_events)
+                batch = batch[error.written_events :]
+                if not error.retry or self._ending:
+                    raise
+                if not told:
+                    told = True
+                    log.warning("paused: %s; it goes on when there is room", error.message)
+                lane.filled = trio.Event()
+                with trio.move_on_after(RETRY_S):
+                    await lane.filled.wait()
+                continue
+            if told:
+                log.info("%s: there is room again", lane.port.sink.name)
+            lane.done(len(batch))
+            lane.progress.unpark_all()
+            return
 
     def _fail(self, error: SinkError) -> None:
         """Note the first error, end the block, wake everybody who waits."""

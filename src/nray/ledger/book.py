@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from nray.ledger.entries import (
     COUNTS,
@@ -27,6 +28,7 @@ from nray.ledger.entries import (
     SegmentAdded,
     SegmentsEnded,
     SliceDone,
+    pack_node,
 )
 from nray.ledger.intervals import IntervalSet
 
@@ -67,7 +69,7 @@ class Change:
     hits: int
     mark: int = 0
     rows: list[Row] = field(default_factory=list)
-    nodes: dict[int, NodeSeen] = field(default_factory=dict)
+    nodes: dict[int, bytes] = field(default_factory=dict)
     segments: dict[int, bytes] = field(default_factory=dict)
     segments_ended: bool = False
     finished: bool = False
@@ -104,10 +106,11 @@ class Book:
         self._done: dict[Place, IntervalSet] = {}
         #: First row of hits of each open slice, ascending.
         self._open: dict[SliceKey, int] = {}
-        #: Of those that were open when the ledger was opened: first and last position of their
-        #: hits. The scan may since have been cut into other slices, so none may end by its key.
-        self._inherited: dict[SliceKey, tuple[int, int]] = {}
-        self._handlers: Mapping[type, Callable[[Change, object], None]] = {
+        #: Of those that were open when the ledger was opened: last position of their hits. What
+        #: they covered may since have been cut into other slices, even one of the same start:
+        #: they are open until all from their start to that position is done.
+        self._inherited: dict[SliceKey, int] = {}
+        self._handlers: Mapping[type, Callable[[Change, Any], None]] = {
             Hits: self._hits,
             SliceDone: self._slice_done,
             NodeSeen: self._node_seen,
@@ -116,7 +119,7 @@ class Book:
             SegmentsEnded: self._segments_ended,
             CursorAt: self._cursor_at,
             Finished: self._finished,
-        }  # type: ignore[assignment]
+        }
 
     def inherit(self, rows: Iterable[tuple[int, Row]]) -> None:
         """Learn from the rows since the mark which slices are open."""
@@ -124,14 +127,12 @@ class Book:
             if not isinstance(row, Hits):
                 continue
             place = (row.pool, row.segment)
-            places = positions(row.packed)
-            first, last = min(places), max(places)
-            if self.done(place).covers(first, last + 1):
+            last = max(positions(row.packed))
+            if self.done(place).covers(row.start, last + 1):
                 continue
             key = (*place, row.start)
             self._open.setdefault(key, seq)
-            known = self._inherited.get(key, (first, last))
-            self._inherited[key] = (min(first, known[0]), max(last, known[1]))
+            self._inherited[key] = max(last, self._inherited.get(key, last))
 
     def done(self, place: Place) -> IntervalSet:
         """What is done. Not to be changed."""
@@ -182,14 +183,15 @@ class Book:
         for key, seq in self._open.items():
             if key in change.closed:
                 continue
-            span = self._inherited.get(key)
-            if span is None or not self._planned_done(change, key[:2]).covers(span[0], span[1] + 1):
+            last = self._inherited.get(key)
+            if last is None or not self._planned_done(change, key[:2]).covers(key[2], last + 1):
                 return seq
             change.closed.add(key)
         return next(iter(change.opened.values()), change.last + 1)
 
     def _planned_done(self, change: Change, place: Place) -> IntervalSet:
-        return change.done.get(place) or self.done(place)
+        planned = change.done.get(place)
+        return self.done(place) if planned is None else planned
 
     # ── one method for each kind of entry ───────────────────────────────────────────────────
 
@@ -230,11 +232,12 @@ class Book:
             min(old + new, INTEGER_MAX) for old, new in zip(sums.counts, entry.counts, strict=True)
         ]
         for reason, count in entry.errors.items():
+            _check_text(reason)
             name = (entry.pool, reason)
             old = change.errors.get(name, self.errors.get(name, 0))
             change.errors[name] = min(old + count, INTEGER_MAX)
         key = (entry.pool, entry.segment, entry.start)
-        if change.opened.pop(key, None) is None:
+        if change.opened.pop(key, None) is None and key not in self._inherited:
             change.closed.add(key)
 
     def _add_done(self, change: Change, place: Place, start: int, end: int) -> None:
@@ -245,8 +248,8 @@ class Book:
         for old, old_end in done.touching(start, end):
             if old < end and start < old_end:
                 raise ValueError(
-                    f"slice {place[0]}/{place[1]}/{start}+{end - start} overlaps {old}…{old_end - 1},"
-                    " which is done"
+                    f"slice {place[0]}/{place[1]}/{start}+{end - start} is done already"
+                    f" from {max(start, old)} to {min(end, old_end) - 1}"
                 )
             rows[old] = None
         done.add(start, end)
@@ -256,7 +259,7 @@ class Book:
     def _node_seen(self, change: Change, entry: NodeSeen) -> None:
         if not 1 <= entry.node <= INTEGER_MAX:
             raise ValueError(f"no number of a node: {entry.node}")
-        change.nodes[entry.node] = entry
+        change.nodes[entry.node] = pack_node(entry)
 
     def _registration(self, change: Change, entry: Registration) -> None:
         self._check_node(change, entry.node)
@@ -276,6 +279,7 @@ class Book:
 
     def _cursor_at(self, change: Change, entry: CursorAt) -> None:
         cursor = entry.cursor
+        _check_text(entry.sink)
         if not 0 <= cursor.seq <= change.last:
             raise ValueError(f"{entry.sink} at row {cursor.seq} of a journal of {change.last}")
         if not 0 <= cursor.position <= INTEGER_MAX:
@@ -318,6 +322,11 @@ def _is_count(value: int) -> bool:
     return 0 <= value <= INTEGER_MAX
 
 
+def _check_text(text: str) -> None:
+    """Raises UnicodeEncodeError, a ValueError, for what no database takes as text."""
+    text.encode()
+
+
 def _words(entry: Hits) -> str:
     return f"{entry.pool}/{entry.segment}/{entry.start}"
 
@@ -329,8 +338,12 @@ def positions(packed: bytes) -> memoryview[int]:
 
 def not_done(packed: bytes, done: IntervalSet) -> bytes:
     """Those of the hits whose position is not done."""
+    places = positions(packed)
+    first, last = min(places), max(places)
+    if done.covers(first, last + 1):
+        return b""
     return b"".join(
         packed[i * RECORD_BYTES : (i + 1) * RECORD_BYTES]
-        for i, position in enumerate(positions(packed))
+        for i, position in enumerate(places)
         if position not in done
     )

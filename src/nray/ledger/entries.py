@@ -94,7 +94,7 @@ class SliceDone(msgspec.Struct, frozen=True):
     segment: int
     start: int
     count: int
-    counts: tuple[int, int, int, int, int, int, int, int] = (0,) * COUNTS
+    counts: tuple[int, int, int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0, 0, 0)
     errors: dict[str, int] = {}
 
 
@@ -132,7 +132,9 @@ class Finished(msgspec.Struct, frozen=True):
     """The scan is over: there is nothing left to resume."""
 
 
-Entry = NodeSeen | Registration | Hits | SliceDone | SegmentAdded | SegmentsEnded | CursorAt | Finished
+Entry = (
+    NodeSeen | Registration | Hits | SliceDone | SegmentAdded | SegmentsEnded | CursorAt | Finished
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _rows = msgspec.msgpack.Decoder(list[Row])

@@ -18,7 +18,7 @@ import trio
 
 from nray.events.hub import Hub, SinkPort, open_hub
 from nray.events.model import Event, environment_event, port_event
-from nray.ledger.entries import Entry, Hits, NodeSeen, Registration
+from nray.ledger.entries import RECORD_BYTES, Entry, Hits, NodeSeen, Registration, Row
 from nray.ledger.ledger import Cursor, Ledger, LedgerFull
 from nray.targets.findings import Finding, expand
 from nray.targets.segment import Segment
@@ -26,7 +26,6 @@ from nray.targets.segment import Segment
 log = logging.getLogger("nray.server")
 
 SCANTYPES = {"tcp": "tcpconnect", "udp": "udp"}
-RECORD_BYTES = 32
 
 #: Entries that wait for a commit, in bytes of hits. A commit of so much takes some 50 ms.
 PENDING_BYTES_MAX = 8 * 1024 * 1024
@@ -57,7 +56,7 @@ class _Clerk:
         self._filled = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self.committed = trio.lowlevel.ParkingLot()
-        self.hits = ledger_hits(ledger)
+        self.hits = sum(ledger.hits(pool) for pool in ledger.pools())
 
     @property
     def full(self) -> bool:
@@ -117,11 +116,6 @@ class _Clerk:
             return
 
 
-def ledger_hits(ledger: Ledger) -> int:
-    """Hits that a ledger holds, of all pools."""
-    return sum(ledger.hits(pool) for pool in ledger.pools())
-
-
 class _Translator:
     """Journal rows into events, each once for all outputs that read it at about one time."""
 
@@ -137,7 +131,7 @@ class _Translator:
     def know(self, node: NodeSeen) -> None:
         self._nodes[node.node] = node
 
-    def events(self, seq: int, row: Hits | Registration) -> list[Event]:
+    def events(self, seq: int, row: Row) -> list[Event]:
         events = self._kept.get(seq)
         if events is None:
             events = self._make(row)
@@ -148,7 +142,7 @@ class _Translator:
                 self._kept_events -= len(old) + 1
         return events
 
-    def _make(self, row: Hits | Registration) -> list[Event]:
+    def _make(self, row: Row) -> list[Event]:
         node = self._nodes[row.node]
         if isinstance(row, Registration):
             if node.environment is None:
@@ -200,7 +194,7 @@ class _Feeder:
         self._after = cursor.seq if cursor is not None else 0
         self._marked = self._after
         #: Hits that this output has been given, of those in the ledger.
-        self.fed = 0
+        self.fed = ledger.hits_until(self._after)
         self.moved = trio.lowlevel.ParkingLot()
 
     @property
@@ -211,16 +205,6 @@ class _Feeder:
     def lag(self) -> int:
         """Hits that are committed and not yet handed to the output."""
         return self._clerk.hits - self.fed
-
-    async def prepare(self) -> None:
-        """Count what the output was given before (a resumed scan)."""
-        after = 0
-        while after < self._after:
-            rows = await self._read(after)
-            for seq, row in rows:
-                if seq <= self._after and isinstance(row, Hits):
-                    self.fed += len(row.packed) // RECORD_BYTES
-            after = rows[-1][0]
 
     async def run(self) -> None:
         marked_at = trio.current_time()
@@ -239,11 +223,10 @@ class _Feeder:
                 with trio.move_on_after(CURSOR_EVERY_S):
                     await self._clerk.committed.park()
 
-    async def _read(self, after: int) -> list[tuple[int, Hits | Registration]]:
+    async def _read(self, after: int) -> list[tuple[int, Row]]:
         if not self._ledger.durable:
             return self._ledger.read(after, ROWS_MOST)
-        rows = await _in_thread(self._ledger.read, after, ROWS_MOST)
-        return rows  # type: ignore[return-value]
+        return await trio.to_thread.run_sync(self._ledger.read, after, ROWS_MOST)
 
     async def mark(self) -> None:
         """Record how far the output is, once that is on the disk."""
@@ -337,7 +320,6 @@ async def open_books(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clerk.run)
             for feeder in books._feeders:
-                await feeder.prepare()
                 nursery.start_soon(feeder.run)
             yield books
             await books._end()

@@ -4,7 +4,8 @@ A *slice* is a run of positions of one segment in one pool. It is open from the 
 it is leased until a report ends it. A *lease* gives an open slice to a node under a number that is
 never given twice. When a node is lost its slices go to others under new numbers; the old
 numbers stay good for as long as the slice is open, so a late report is taken or dropped, and is
-never an error.
+never an error. When nothing is left to lease, slices that have been open for long are leased a
+second time, and the first end that is reported wins.
 
 Hits are taken as they come, before their slice ends. A slice that is run again finds many of
 them again, so each open slice remembers what was reported, and hands on only what is new.
@@ -15,9 +16,11 @@ open, done, for each pool; a hit is handed on once for each pool.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nray.ledger.intervals import IntervalSet
 
@@ -35,6 +38,12 @@ SHARE = 4
 #: What a node says of its processes is believed so far: a false figure would cut everybody's
 #: slices to the least. As many as ``nray node --processes`` takes.
 PROCESSES_MOST = 1024
+#: A slice is leased a second time when it has been open for so many times what the node that
+#: asks would need for it, and at least so many seconds.
+STRAGGLER_FACTOR = 2.0
+STRAGGLER_S = 2.0
+#: Lease numbers of one server process: another one's begin 2^40 higher (fencing over restarts).
+LEASE_BITS = 40
 
 RECORD_BYTES = 32
 #: Position and address: what makes a hit the same hit.
@@ -91,8 +100,8 @@ class _Slice:
     start: int
     count: int
     leases: list[int] = field(default_factory=list)
-    node: Node | None = None
-    granted_at: float = 0.0
+    #: The nodes that have it now, each with its lease and since when.
+    holders: dict[Node, tuple[int, float]] = field(default_factory=dict)
     seen: set[bytes] = field(default_factory=set)
 
     def new_hits(self, hits: bytes) -> bytes:
@@ -139,20 +148,62 @@ class Node:
         self.largest = max(self.largest, count)
 
 
+class Taken(NamedTuple):
+    """What a report has brought.
+
+    Attributes:
+        fresh: those of its hits that are new, packed.
+        start, size: of its slice.
+        ended: whether it has ended the slice.
+    """
+
+    pool: Pool
+    segment: int
+    fresh: bytes
+    start: int
+    size: int
+    ended: bool
+
+
 @dataclass(slots=True)
 class _Progress:
     """One pool's account of one segment."""
 
     total: int
     names: bool
-    cursor: int = 0
+    #: ``[start, end)`` pairs that were never leased, ascending.
+    gaps: deque[tuple[int, int]] = field(default_factory=deque)
+    #: Hits that an earlier server process took of slices that it saw no end of: their keys,
+    #: sorted, which is by position.
+    reported: list[tuple[int, bytes]] = field(default_factory=list)
     returned: deque[_Slice] = field(default_factory=deque)
     done: IntervalSet = field(default_factory=IntervalSet)
 
     @property
     def left(self) -> int:
         """Positions that are not leased now and not done."""
-        return self.total - self.cursor + sum(each.count for each in self.returned)
+        return self.never_leased + sum(each.count for each in self.returned)
+
+    @property
+    def never_leased(self) -> int:
+        """Positions that nobody has had yet."""
+        return sum(end - start for start, end in self.gaps)
+
+    def cut(self, count: int) -> tuple[int, int]:
+        """Start and count of the next slice, of at most ``count`` positions."""
+        start, end = self.gaps.popleft()
+        if end - start > count:
+            self.gaps.appendleft((start + count, end))
+            return start, count
+        return start, end - start
+
+    def reported_in(self, start: int, count: int) -> set[bytes]:
+        """Keys of hits within a slice that were reported before this process began."""
+        if not self.reported:
+            return set()
+        first = bisect_left(self.reported, (start, b""))
+        last = bisect_left(self.reported, (start + count, b""))
+        return {key for _, key in self.reported[first:last]}
 
 
 @dataclass(slots=True)
@@ -188,6 +239,7 @@ class Scheduler:
         ratelimit: probes that a node may start each second, 0 for no limit; keeps the first
             slices of a slow scan short.
         slice_first: size of the first slices of a node.
+        generation: of this server process on this scan; leases of different ones differ.
     """
 
     def __init__(
@@ -197,12 +249,13 @@ class Scheduler:
         slice_most: int = 0,
         ratelimit: float = 0.0,
         slice_first: int = SLICE_FIRST,
+        generation: int = 0,
     ) -> None:
         self.pools = [Pool(number) for number in range(pools)]
         self._slice_most = slice_most
         self._ratelimit = ratelimit
         self._slice_first = slice_first
-        self._next_lease = 1
+        self._next_lease = (generation << LEASE_BITS) + 1
         self._by_lease: dict[int, tuple[Pool, _Slice]] = {}
         self._open_segments = True
 
@@ -211,7 +264,33 @@ class Scheduler:
     def add_segment(self, segment: SegmentLike) -> None:
         """Append a segment to every pool's work."""
         for pool in self.pools:
-            pool.segments[segment.id] = _Progress(segment.probes, bool(segment.names))
+            pool.segments[segment.id] = _Progress(
+                segment.probes, bool(segment.names), deque([(0, segment.probes)])
+            )
+
+    def restore(
+        self, pool: int, segment: int, done: IntervalSet, reported: Iterable[bytes] = ()
+    ) -> None:
+        """Go on where an earlier process stood; before anything is leased.
+
+        Args:
+            done: what was ended.
+            reported: packed hits of what was not ended, in pieces.
+        """
+        progress = self.pools[pool].segments[segment]
+        progress.done = done
+        progress.gaps = deque(done.gaps(progress.total))
+        progress.reported = sorted(
+            (int.from_bytes(key[:8], "little"), key) for piece in reported for key in _keys(piece)
+        )
+
+    def restore_sums(
+        self, pool: int, tally: tuple[int, ...], errors: dict[str, int], hits: int
+    ) -> None:
+        """The sums of an earlier process."""
+        self.pools[pool].tally.add(tally)
+        self.pools[pool].errors.update(errors)
+        self.pools[pool].hits = hits
 
     def end_segments(self) -> None:
         """No more segments will come: the scan is over when those there are done."""
@@ -245,7 +324,7 @@ class Scheduler:
         pool.nodes.discard(node)
         count = len(node.holds)
         for each in sorted(node.holds, key=lambda each: (each.segment, each.start)):
-            self._give_back(each, pool)
+            self._give_back(each, node)
         node.holds.clear()
         node.wanted = 0
         return count
@@ -255,15 +334,16 @@ class Scheduler:
 
         Returns how many slices go to others.
         """
-        lost = [each for each in node.holds if each.leases[-1] not in leases]
+        lost = [each for each in node.holds if each.holders[node][0] not in leases]
         for each in sorted(lost, key=lambda each: (each.segment, each.start)):
             node.holds.discard(each)
-            self._give_back(each, self.pools[node.pool])
+            self._give_back(each, node)
         return len(lost)
 
-    def _give_back(self, work: _Slice, pool: Pool) -> None:
-        work.node = None
-        pool.segments[work.segment].returned.append(work)
+    def _give_back(self, work: _Slice, node: Node) -> None:
+        del work.holders[node]
+        if not work.holders:
+            self.pools[node.pool].segments[work.segment].returned.append(work)
 
     # ── leases ──────────────────────────────────────────────────────────────────────────────
 
@@ -275,15 +355,14 @@ class Scheduler:
         """As many leases as the node wants and there are; seconds of any steady clock."""
         granted = []
         while node.wanted > 0:
-            work = self._next_slice(node)
+            work = self._next_slice(node) or self._straggler(node, now)
             if work is None:
                 break
             node.wanted -= 1
             lease = self._next_lease
             self._next_lease += 1
             work.leases.append(lease)
-            work.node = node
-            work.granted_at = now
+            work.holders[node] = (lease, now)
             node.holds.add(work)
             self._by_lease[lease] = (self.pools[node.pool], work)
             granted.append(Grant(lease, work.segment, work.start, work.count))
@@ -294,16 +373,28 @@ class Scheduler:
         for number, progress in pool.segments.items():
             if progress.returned:
                 return progress.returned.popleft()
-            if progress.cursor < progress.total:
-                count = self._size(node, pool, progress)
-                work = _Slice(number, progress.cursor, count)
-                progress.cursor += count
-                return work
+            if progress.gaps:
+                start, count = progress.cut(self._size(node, pool, progress))
+                return _Slice(number, start, count, seen=progress.reported_in(start, count))
         return None
+
+    def _straggler(self, node: Node, now: float) -> _Slice | None:
+        """The slice that another node has had for longest, if it is slow at it."""
+        best: _Slice | None = None
+        best_age = 0.0
+        for other in self.pools[node.pool].nodes:
+            for work in other.holds:
+                if node in work.holders or len(work.holders) > 1:
+                    continue
+                age = now - work.holders[other][1]
+                expected = work.count / node.rate if node.rate else SLICE_SECONDS
+                if age >= max(STRAGGLER_S, STRAGGLER_FACTOR * expected) and age > best_age:
+                    best, best_age = work, age
+        return best
 
     def _size(self, node: Node, pool: Pool, progress: _Progress) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck 1987), started small and capped."""
-        left = progress.total - progress.cursor
+        left = progress.never_leased
         processes = sum(each.processes for each in pool.nodes)
         share = left // max(SHARE * len(pool.nodes), 2 * processes)
         if node.rate > 0:
@@ -335,15 +426,15 @@ class Scheduler:
         counts: tuple[int, ...] = (),
         errors: dict[str, int] | None = None,
         now: float = 0.0,
-    ) -> tuple[Pool, int, bytes] | None:
+    ) -> Taken | None:
         """Take a report.
 
         Args:
             counts: eight counts in the order of `Tally`, with ``done``.
 
         Returns:
-            the pool, the segment and those hits that are new; None if the slice is not open any
-            more (or never was): then the report is to be forgotten.
+            what is new; None if the slice is not open any more (or never was): then the report
+            is to be forgotten.
 
         Raises:
             FaultyReport: a hit lies outside of its slice, or the counts do not add up.
@@ -358,11 +449,11 @@ class Scheduler:
         fresh = work.new_hits(hits)
         pool.hits += len(fresh) // RECORD_BYTES
         if done:
-            if lease == work.leases[-1] and work.node is not None:
-                # Not for a late report: the node that has the slice now has not done it.
-                work.node.learn(work.count, now - work.granted_at)
+            for node, (held, since) in work.holders.items():
+                if held == lease:  # not for a late report: who has the slice now did not do it
+                    node.learn(work.count, now - since)
             self._close(pool, work, counts, errors or {})
-        return pool, work.segment, fresh
+        return Taken(pool, work.segment, fresh, work.start, work.count, done)
 
     def _close(
         self, pool: Pool, work: _Slice, counts: tuple[int, ...], errors: dict[str, int]
@@ -370,10 +461,10 @@ class Scheduler:
         for lease in work.leases:
             del self._by_lease[lease]
         progress = pool.segments[work.segment]
-        if work.node is None:
+        if not work.holders:
             progress.returned.remove(work)
-        else:
-            work.node.holds.discard(work)
+        for node in work.holders:
+            node.holds.discard(work)
         progress.done.add(work.start, work.start + work.count)
         pool.tally.add(counts)
         for reason, count in errors.items():

@@ -391,7 +391,7 @@ class Server:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         if taken is None:
             return
-        _, _, fresh = taken
+        fresh = taken.fresh
         if len(fresh) != len(report.hits):
             findings = expand(self._segments[segment], fresh)
         await self._write(session, self._recorder.findings(_source(session), findings))

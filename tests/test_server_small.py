@@ -1,0 +1,207 @@
+"""The small parts of the server: findings into events, words at the end, the door of TLS."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+import trio
+import trio.testing
+
+from fakes import FakeHub, Line, counts_of, hit, in_trio, line_pair, segment_of
+from nray.events.model import Environment
+from nray.pki import errors as pki_errors
+from nray.pki.errors import PeerRejected
+from nray.pki.stream import TlsError
+from nray.server.recorder import Recorder, Source
+from nray.server.scheduler import Scheduler
+from nray.server.server import explain, reason_for
+from nray.server.summary import exit_status, status_line, summary_lines, totals
+from nray.server.tls import TlsDoorman
+from nray.targets.findings import expand
+from nray.wire.errors import Reason
+
+# ── findings into events ────────────────────────────────────────────────────────────────────
+
+
+@in_trio
+async def test_a_finding_becomes_an_event_with_where_it_comes_from():
+    segment = segment_of("198.18.0.7", "80")
+    hub = FakeHub()
+    recorder = Recorder(hub, 1500, 2500)
+    source = Source("node-3", "nyc1", 2, "CN=nyc1")
+    await recorder.findings(source, expand(segment, hit(segment, 0)))
+    (event,) = hub.events
+    assert (event.nodeID, event.nodeName, event.pool, event.identity) == (
+        "node-3",
+        "nyc1",
+        2,
+        "CN=nyc1",
+    )
+    scan = event.result.portscan
+    assert (scan.target, scan.port, scan.scantype, scan.timeout) == (
+        "198.18.0.7",
+        80,
+        "tcpconnect",
+        1500,
+    )
+    assert (scan.state, scan.reason, scan.rtt) == ("open", "syn-ack", 1.0)
+    assert not scan.ttl
+
+
+@in_trio
+async def test_udp_has_its_own_type_and_timeout():
+    segment = segment_of("198.18.0.7", "U:53")
+    hub = FakeHub()
+    await Recorder(hub, 1500, 2500).findings(Source("n", "n"), expand(segment, hit(segment, 0)))
+    scan = hub.events[0].result.portscan
+    assert (scan.scantype, scan.timeout) == ("udp", 2500)
+    assert not hub.events[0].identity
+
+
+@in_trio
+async def test_a_registration_is_an_event_too():
+    hub = FakeHub()
+    await Recorder(hub, 1, 1).registration(Source("n", "nyc1"), Environment(hostname="h", pid=4))
+    assert (hub.events[0].environment.hostname, hub.events[0].environment.pid) == ("h", 4)
+    assert hub.registrations == ["nyc1"]
+
+
+# ── how it stands ───────────────────────────────────────────────────────────────────────────
+
+
+def scan_of(total, pools=1):
+    from dataclasses import make_dataclass
+
+    made = Scheduler(pools=pools, slice_most=total)
+    kind = make_dataclass("Seg", ["id", "probes", "names"])
+    made.add_segment(kind(0, total, ()))
+    made.end_segments()
+    return made
+
+
+def do(scheduler, counts, pool=0, errors=None):
+    node = scheduler.join("n", pool, 1)
+    while True:
+        scheduler.want(node, 1)
+        granted = scheduler.grant(node, 0.0)
+        if not granted:
+            return
+        (grant,) = granted
+        counted = counts if sum(counts[:7]) == grant.count else counts_of(grant.count)
+        scheduler.report(grant.lease, b"", done=True, counts=counted, errors=errors)
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        ((10, 0, 0, 0, 0, 0, 0, 0), 0),
+        ((0, 3, 3, 4, 0, 0, 0, 0), 0),
+        ((0, 0, 0, 0, 0, 10, 0, 0), 0),
+        ((0, 0, 0, 0, 0, 0, 10, 0), 0),
+        ((9, 0, 0, 0, 1, 0, 0, 0), 3),
+    ],
+)
+def test_only_errors_make_a_finished_scan_incomplete(counts, status):
+    scheduler = scan_of(10)
+    assert exit_status(scheduler) == 3  # not begun
+    do(scheduler, counts)
+    assert scheduler.finished
+    assert exit_status(scheduler) == status
+
+
+def test_an_error_in_one_pool_is_one_of_the_whole():
+    scheduler = scan_of(1, pools=2)
+    do(scheduler, (1, 0, 0, 0, 0, 0, 0, 0), 0)
+    assert exit_status(scheduler) == 3
+    do(scheduler, (0, 0, 0, 0, 1, 0, 0, 0), 1, {"name-not-resolved": 1})
+    assert exit_status(scheduler) == 3
+    assert (totals(scheduler).open, totals(scheduler).error) == (1, 1)
+    assert any("not everything could be covered" in line for line in summary_lines(scheduler, 1))
+
+
+def test_what_is_left_is_told():
+    scheduler = scan_of(1000)
+    assert any(line.startswith("not finished") for line in summary_lines(scheduler, 0))
+    do(scheduler, counts_of(1000))
+    assert not any(line.startswith("not finished") for line in summary_lines(scheduler, 0))
+
+
+def test_the_status_line_says_who_is_waited_for():
+    scheduler = scan_of(100, pools=2)
+    assert "waiting for nodes" in status_line(scheduler, 0)
+    scheduler.join("a", 0, 1)
+    assert "pool 1 waits for nodes" in status_line(scheduler, 1)
+    scheduler.join("b", 1, 1)
+    line = status_line(scheduler, 2)
+    assert "wait" not in line
+    assert "0.0 % done: 0 of 200 probes, 200 to do; 2 nodes, 0 hits" in line
+
+
+# ── the door of TLS ─────────────────────────────────────────────────────────────────────────
+
+
+def test_every_reason_for_a_certificate_has_words_for_the_peer():
+    for rejected in typing.get_args(pki_errors.Reason):
+        assert isinstance(reason_for(rejected), Reason)
+        assert explain(reason_for(rejected))
+
+
+class Tls:
+    """Stands in for `nray.pki.endpoint.ServerTls`: what it raises is the argument."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def accept(self, stream, *, timeout_s):
+        await trio.lowlevel.checkpoint()
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TlsError("no TLS"),
+        trio.BrokenResourceError("cut"),
+        trio.ClosedResourceError("closed"),
+        PeerRejected("weak", "a key of 512 bits"),
+    ],
+)
+@in_trio
+async def test_who_is_not_admitted_is_only_told_of_in_the_log(error, caplog):
+    ours, _ = line_pair()
+    assert await TlsDoorman(Tls(error)).admit(ours) is None
+    if isinstance(error, PeerRejected):
+        assert "a key of 512 bits" in caplog.text
+
+
+class Told(Line):
+    """A stream that was secured, whose peer is not wanted."""
+
+    async def half_close(self):
+        await self.send_eof()
+
+    async def end_and_drain(self, most):
+        while await self.receive_some(most):
+            pass
+
+
+@pytest.mark.parametrize("reason", typing.get_args(pki_errors.Reason))
+@in_trio
+async def test_a_peer_that_is_not_verified_hears_the_reason_and_no_more(reason):
+    ours, theirs = line_pair()
+    error = PeerRejected(reason, "the words for our own log")
+    error.stream = Told(ours._out, ours._back)
+    heard = []
+
+    async def listen():
+        while data := await theirs.receive_some(1000):
+            heard.append(data)
+        await theirs.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        assert await TlsDoorman(Tls(error)).admit(ours) is None
+    told = b"".join(heard)
+    assert reason_for(reason).value.encode() in told
+    assert b"words for our own log" not in told
