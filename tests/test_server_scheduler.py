@@ -25,6 +25,8 @@ from nray.server.scheduler import (
     SLICE_LEAST,
     SLICE_NAMES_MOST,
     SLICE_SECONDS,
+    STRAGGLER_FACTOR,
+    STRAGGLER_S,
     FaultyReport,
     Scheduler,
 )
@@ -132,7 +134,12 @@ class Histories(RuleBasedStateMachine):
         assert self.scheduler.keep_only(node, keep) == len(held - keep)
         assert {each.holders[node][0] for each in node.holds} == held & keep
 
-    @rule(target=leases, node=nodes, count=st.integers(1, 5), passed=st.floats(0, 3))
+    @rule(
+        target=leases,
+        node=nodes,
+        count=st.integers(1, 5),
+        passed=st.floats(0, 3) | st.floats(0, 100),
+    )
     def ask(self, node, count, passed):
         if id(node) in self.gone:
             return multiple()
@@ -196,17 +203,20 @@ class Histories(RuleBasedStateMachine):
                 assert at + progress.never_leased == progress.total
 
     @invariant()
-    def each_open_slice_is_held_or_waits(self):
+    def each_open_slice_is_held_by_one_or_by_a_second_too_or_waits(self):
         if not hasattr(self, "scheduler"):
             return
         for pool in self.scheduler.pools:
             waiting = {id(work) for each in pool.segments.values() for work in each.returned}
-            held = [id(work) for node in pool.nodes for work in node.holds]
-            # A straggler's slice is held a second time, and no slice a third.
-            assert all(held.count(each) <= 2 for each in held)
-            assert waiting.isdisjoint(held)
-            open_ = {id(work) for of, work in self.scheduler._by_lease.values() if of is pool}
-            assert waiting | set(held) == open_
+            open_ = {id(work): work for of, work in self.scheduler._by_lease.values() if of is pool}
+            for work in open_.values():
+                assert len(work.holders) <= 2
+                assert (id(work) in waiting) == (not work.holders)
+                assert {id(node) for node in work.holders} == {
+                    id(node) for node in pool.nodes if work in node.holds
+                }
+            assert waiting <= set(open_)
+            assert all(id(work) in open_ for node in pool.nodes for work in node.holds)
 
     def teardown(self):
         """Whatever has happened: lose every node, add one a pool, and it finishes."""
@@ -486,3 +496,64 @@ def test_new_hits_keep_their_order_and_bytes(found, cut):
         _, _, hits, *_ = scheduler.report(grant.lease, b"".join(map(record, part)))
         fresh += positions(hits)
     assert fresh == list(dict.fromkeys(found))
+
+
+# ── second leases ───────────────────────────────────────────────────────────────────────────
+
+
+def straggling(rate=100.0):
+    """One slice of 100, which a slow node has had since 0; and a faster one, who asks."""
+    scheduler = scheduler_of(100, slice_most=100)
+    slow, fast = scheduler.join("slow", 0, 1), scheduler.join("fast", 0, 1)
+    grants = []
+    while batch := granted(scheduler, slow):
+        grants += batch
+    slow.wanted = 0
+    for grant in grants[1:]:
+        end(scheduler, grant)
+    slow.rate = 0.0
+    fast.rate, fast.largest = rate, 100
+    return scheduler, slow, fast, grants[0]
+
+
+def test_a_straggler_is_leased_again_when_nothing_else_is_left_and_not_sooner():
+    scheduler, slow, fast, first = straggling(rate=10.0)
+    limit = STRAGGLER_FACTOR * first.count / fast.rate
+    assert limit > STRAGGLER_S
+    assert not granted(scheduler, fast, now=limit * 0.99)
+    (again,) = scheduler.grant(fast, limit * 1.01)
+    assert (again.start, again.count) == (first.start, first.count)
+    assert not granted(scheduler, fast, now=1000.0), "the same slice twice to one node"
+    assert not granted(scheduler, slow, now=1000.0)
+    third = scheduler.join("third", 0, 1)
+    third.rate = 1000.0
+    assert not granted(scheduler, third, now=1000.0), "a third lease"
+
+
+def test_the_first_end_counts_and_the_other_is_dropped():
+    for winner in range(2):
+        scheduler, slow, fast, first = straggling()
+        (again,) = granted(scheduler, fast, now=50.0)
+        order = [first, again] if winner == 0 else [again, first]
+        hits = record(first.start)
+        assert end(scheduler, order[0], hits, now=60.0).fresh == hits
+        assert scheduler.finished
+        assert end(scheduler, order[1], hits, now=70.0) is None
+        assert not slow.holds
+        assert not fast.holds
+        assert scheduler.pools[0].hits == 1
+
+
+def test_if_one_of_two_is_lost_the_other_goes_on_and_if_both_are_it_waits():
+    scheduler, slow, fast, first = straggling()
+    (again,) = granted(scheduler, fast, now=50.0)
+    assert scheduler.keep_only(slow, set()) == 1
+    assert scheduler.pools[0].left == 0
+    assert end(scheduler, again, record(first.start), now=51.0) is not None
+    scheduler, slow, fast, first = straggling()
+    granted(scheduler, fast, now=50.0)
+    scheduler.leave(slow)
+    scheduler.leave(fast)
+    assert scheduler.pools[0].left == first.count
+    assert end(scheduler, first) is not None
+    assert scheduler.finished

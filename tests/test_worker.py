@@ -88,6 +88,13 @@ class Node:
         assert not alive(self.pid)
         return found[self.pid]
 
+    def expect_closed(self) -> None:
+        """Its socket ends, after what it had said."""
+        deadline = time.monotonic() + LIMIT_S
+        while not self.ended:
+            assert time.monotonic() < deadline, "the socket stays open"
+            self.hear(0.1)
+
     def of(self, kind: type) -> list[FromWorker]:
         return [message for message in self.heard if isinstance(message, kind)]
 
@@ -282,8 +289,7 @@ def test_what_it_cannot_do_ends_it(fork_server: ForkServer, words: bytes) -> Non
     node = Node(fork_server)
     node.socket.sendall(words)
     assert node.expect_end() == "exit status 1"
-    node.hear(1)
-    assert node.ended
+    node.expect_closed()
     node.socket.close()
 
 
@@ -292,8 +298,7 @@ def test_a_killed_one_is_told_by_its_signal(fork_server: ForkServer) -> None:
     silent_slice(node).close()
     os.kill(node.pid, signal.SIGKILL)
     assert node.expect_end() == "killed by SIGKILL"
-    node.hear(1)
-    assert node.ended
+    node.expect_closed()
     node.socket.close()
 
 

@@ -48,7 +48,7 @@ cdef extern from "sockets.h" nogil:
     int nray_socket(int family, int udp)
     int nray_connect(int fd, int family, const uint8_t *addr, uint16_t port)
     int nray_disconnect(int fd)
-    int nray_met(int fd, int udp)
+    int nray_met(int fd, int udp, int family, const uint8_t *addr, uint16_t port)
     int nray_own_port(int fd)
     int nray_is_own_unheard(int family, const uint8_t *addr, uint16_t port)
     int nray_lacks_source(int family, const uint8_t *addr)
@@ -860,7 +860,8 @@ cdef class Engine:
         cdef size_t size = self.payload_size[slot.probe.port]
         cdef ssize_t done
         cdef int code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
-        if code == 0 and self.met_ourselves(i, 1 if nray_met(slot.fd, 1) == 1 else 0, now):
+        if code == 0 and self.whom(slot) == 1:
+            self.met_ourselves(i, 1, now)
             return
         if code == 0:
             # What an earlier target of this socket still sent is none of this probe's.
@@ -939,7 +940,7 @@ cdef class Engine:
         cdef uint8_t reason
         cdef int what = -1
         if code == 0 or code == EISCONN:
-            what = nray_met(slot.fd, 0)
+            what = self.whom(slot)
         elif code == ECONNRESET or code == EPIPE:
             # A RST to the SYN is ECONNREFUSED: this one came after the SYN-ACK (EPIPE: and after
             # a FIN), from a service that takes a connection only to drop it. It is open.
@@ -1004,6 +1005,10 @@ cdef class Engine:
         self.record(&slot.probe, slot.position, slot.slice, STATE_ERROR, own_reason(code), 0)
         self.release(i)
 
+    cdef int whom(self, slot_t *slot) noexcept nogil:
+        return nray_met(slot.fd, slot.kind >> 1, slot.probe.family, slot.probe.addr,
+                        slot.probe.port)
+
     cdef bint met_ourselves(self, int32_t i, int what, int64_t now) noexcept nogil:
         """Whether what a probe met (see nray_met) may be ourselves; then it goes out again."""
         cdef slot_t *slot = &self.slots[i]
@@ -1032,7 +1037,7 @@ cdef class Engine:
         if size >= 0:
             self.unlink(slot)
             if (self.is_own_payload(slot, data, size)
-                    and self.met_ourselves(i, nray_met(slot.fd, 1), now)):
+                    and self.met_ourselves(i, self.whom(slot), now)):
                 return
             self.answer(i, STATE_OPEN, REASON_UDP_RESPONSE, now)
             self.release(i)

@@ -102,34 +102,6 @@ static inline int nray_is_unheard(const union nray_address *where)
     return is;
 }
 
-/* Whom a connected socket has met: 0 for anyone else, 1 for itself, 2 for what may have been
- * another socket of this machine that connected to it at the same moment. What the peer's end is
- * called counts, not what was asked for: 0.0.0.0 is another name of this machine. */
-static inline int nray_met(int fd, int udp)
-{
-    union nray_address own, peer;
-    socklen_t size = sizeof own;
-    memset(&own, 0, sizeof own);
-    memset(&peer, 0, sizeof peer);
-    if (getsockname(fd, &own.any, &size) != 0)
-        return 0;
-    size = sizeof peer;
-    if (getpeername(fd, &peer.any, &size) != 0 || !nray_same_host(&own, &peer))
-        return 0;
-    if (own.v4.sin_port == peer.v4.sin_port) /* at the same place in sockaddr_in6 */
-        return 1;
-    return udp || nray_is_unheard(&peer) ? 2 : 0;
-}
-
-static inline int nray_own_port(int fd)
-{
-    union nray_address own;
-    socklen_t size = sizeof own;
-    memset(&own, 0, sizeof own);
-    getsockname(fd, &own.any, &size);
-    return ntohs(own.v4.sin_port); /* at the same place in sockaddr_in6 */
-}
-
 /* Whether an address is this machine's own and nobody listens on the port. */
 static inline int nray_is_own_unheard(int family, const uint8_t *addr, uint16_t port)
 {
@@ -144,6 +116,37 @@ static inline int nray_is_own_unheard(int family, const uint8_t *addr, uint16_t 
          nray_is_unheard(&peer);
     close(fd);
     return is;
+}
+
+/* Whom a connected socket has met: 0 for anyone else, 1 for itself, 2 for what may have been
+ * another socket of this machine that connected to it at the same moment. What the peer's end is
+ * called counts, not what was asked for: 0.0.0.0 is another name of this machine. If the peer is
+ * gone already, what was asked for must do. */
+static inline int nray_met(int fd, int udp, int family, const uint8_t *addr, uint16_t port)
+{
+    union nray_address own, peer;
+    socklen_t size = sizeof own;
+    memset(&own, 0, sizeof own);
+    memset(&peer, 0, sizeof peer);
+    if (getsockname(fd, &own.any, &size) != 0)
+        return 0;
+    size = sizeof peer;
+    if (getpeername(fd, &peer.any, &size) != 0)
+        return nray_is_own_unheard(family, addr, port) ? 2 : 0;
+    if (!nray_same_host(&own, &peer))
+        return 0;
+    if (own.v4.sin_port == peer.v4.sin_port) /* at the same place in sockaddr_in6 */
+        return 1;
+    return udp || nray_is_unheard(&peer) ? 2 : 0;
+}
+
+static inline int nray_own_port(int fd)
+{
+    union nray_address own;
+    socklen_t size = sizeof own;
+    memset(&own, 0, sizeof own);
+    getsockname(fd, &own.any, &size);
+    return ntohs(own.v4.sin_port); /* at the same place in sockaddr_in6 */
 }
 
 /* Whether there is a route, but no own address to send from. TCP's connect() says EADDRNOTAVAIL

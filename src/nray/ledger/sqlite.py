@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from nray.ledger import statements as sql
 from nray.ledger.book import Book, Change, Sums, not_done
@@ -297,8 +297,7 @@ class SqliteLedger(SqliteAccount):
             stack.callback(reader.close)
             reader.execute("PRAGMA query_only = 1")
             ledger = cls(path, reader, writer, lock)
-            ledger._book = ledger._load()
-            ledger._show(ledger._book)
+            ledger._book = ledger._reloaded()
             stack.pop_all()
             return ledger
 
@@ -335,7 +334,7 @@ class SqliteLedger(SqliteAccount):
                 raise ValueError(f"{self.path}: the ledger is closed")
             # Out of our hands until file and book agree again: if Ctrl+C comes amid this, only
             # the file knows whether the commit was made.
-            book, self._book = self._book or self._load(), None
+            book, self._book = self._book or self._reloaded(), None
             try:
                 change = book.plan(entries)
                 self._write(change)
@@ -346,6 +345,11 @@ class SqliteLedger(SqliteAccount):
             self._show(book)
             self._book = book
             return change.last
+
+    def _reloaded(self) -> Book:
+        book = self._load()
+        self._show(book)
+        return book
 
     def _show(self, book: Book) -> None:
         self._last = book.last
@@ -489,7 +493,7 @@ def _demand_file(path: str, access: int) -> None:
             f"{path}: there is no such ledger", "name the state file that the scan was begun with"
         )
     if not os.path.isfile(path):
-        _refuse_stranger(path)
+        raise _stranger(path)
     if not os.access(path, access):
         raise LedgerRefused(
             f"{path}: this user may not {'write' if access & os.W_OK else 'read'} it",
@@ -499,15 +503,10 @@ def _demand_file(path: str, access: int) -> None:
 
 def _check_format(path: str, connection: sqlite3.Connection) -> None:
     """Raises LedgerRefused for what is no ledger, or one of a newer program."""
-    try:
-        (mark,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname == "SQLITE_NOTADB":
-            _refuse_stranger(path)
-        raise
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     if mark != sql.APPLICATION_ID:
-        _refuse_stranger(path)
+        raise _stranger(path)
     if version != sql.FORMAT:
         raise LedgerRefused(
             f"{path}: a ledger of format {version}; this nray reads format {sql.FORMAT}",
@@ -515,8 +514,8 @@ def _check_format(path: str, connection: sqlite3.Connection) -> None:
         )
 
 
-def _refuse_stranger(path: str) -> NoReturn:
-    raise LedgerRefused(f"{path}: this is no ledger of nray", "name another file")
+def _stranger(path: str) -> LedgerRefused:
+    return LedgerRefused(f"{path}: this is no ledger of nray", "name another file")
 
 
 def _make_way(path: str, replace_finished: bool) -> None:
@@ -599,7 +598,9 @@ def _explain(path: str, error: sqlite3.Error) -> LedgerError:
         return LedgerFull(
             f"{path}: no room on its disk (or quota)", "free some space: nothing written is lost"
         )
-    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+    if name == "SQLITE_NOTADB":
+        return _stranger(path)
+    if name.startswith("SQLITE_CORRUPT"):
         return _damaged(path, error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return LedgerError(

@@ -193,8 +193,9 @@ class Server:
                 )
                 if session.channel is not None:
                     await trio.aclose_forcefully(session.channel)
-                self._sessions.kick(session.node.pool)
                 self._left.set()
+            # By time alone a slice may have become a straggler's, for whoever waits to take.
+            self._sessions.kick()
 
     async def _tell_status(self) -> None:
         while True:
@@ -211,7 +212,7 @@ class Server:
         self._guests += 1
         guest = True
         try:
-            peer = _peer_name(stream)
+            peer = peer_name(stream)
             admitted = await self._doorman.admit(stream)
             if admitted is None:
                 return
@@ -448,7 +449,10 @@ def _first(faults: BaseExceptionGroup[PeerFault]) -> PeerFault:
     raise AssertionError("an exception group is never empty")
 
 
-def _peer_name(stream: trio.SocketStream) -> str:
+def peer_name(stream: trio.abc.Stream) -> str:
+    """Address and port of the other end, for people."""
+    if not isinstance(stream, trio.SocketStream):
+        return "a peer"
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:

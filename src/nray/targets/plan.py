@@ -209,7 +209,8 @@ def _refuse_nothing(
         )
     raise TargetError(
         f"nothing to scan: all {written.hosts} hosts are excluded or reserved addresses",
-        "include the reserved addresses if they are meant",
+        "include the reserved addresses if they are meant (--include-reserved, "
+        "includeReserved: true)",
     )
 
 
@@ -227,5 +228,6 @@ def _refuse_internet(written: Targets) -> None:
     raise TargetError(
         f"{written.hosts} hosts are a scan of the Internet (more than a /8 of IPv4 or a /32 of "
         "IPv6)",
-        "give a list of exclusions, or say that you have permission",
+        "give exclusions (--exclude-file, blacklistFile:), or say that you may scan it "
+        "(--i-have-permission, iHavePermission: true)",
     )
