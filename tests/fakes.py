@@ -7,20 +7,32 @@ node.
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import math
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
+from unittest import mock
 
+import pytest
 import trio
 import trio.testing
 
 from nray import __version__, _core
+from nray.api.collect import CallSink
+from nray.events import hub as hub_module
+from nray.events.hub import SinkPort, open_hub
 from nray.events.model import Event
+from nray.ledger.entries import Entry, Hits, SliceDone
+from nray.ledger.memory import MemoryLedger
 from nray.node.client import Node, NodeOptions
 from nray.node.supervisor import Outcome
-from nray.server.recorder import Recorder
+from nray.server import books as books_module
+from nray.server.books import Books, open_books
 from nray.server.scheduler import Tally
 from nray.server.server import Doorman, Server, ServerOptions
 from nray.targets.plan import plan
@@ -45,18 +57,44 @@ from nray.worker import protocol
 
 OPEN = _core.STATES.index("open")
 SYN_ACK = _core.REASONS.index("syn-ack")
+STATES_SHOWN = ("closed", "filtered", "open|filtered", "error")
+
+
+async def inline(method, *args, abandon_on_cancel=False, limiter=None):
+    """Stands in for `trio.to_thread.run_sync`: no clock runs on while a thread works.
+
+    A method that gives something to await takes its time, as it would in a thread.
+    """
+    await trio.lowlevel.checkpoint()
+    async with limiter or nullcontext():
+        with trio.CancelScope(shield=not abandon_on_cancel):
+            result = method(*args)
+            return await result if inspect.isawaitable(result) else result
+
+
+def run_in_trio(main: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Run on an autojump clock: a wait for ever fails after an hour of it. Outputs and ledgers
+    are called without threads."""
+
+    async def bounded() -> None:
+        with trio.fail_after(3600):
+            await main(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "_in_thread", inline)
+        patch.setattr(books_module, "_in_thread", inline)
+        trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def in_trio(test):
-    """Run a coroutine test on an autojump clock: a wait for ever fails after an hour of it."""
+    """Make a test of a coroutine function; see `run_in_trio`."""
 
     @wraps(test)
     def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(3600):
-                await test(*args, **kwargs)
+        async def main():
+            await test(*args, **kwargs)
 
-        trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
+        run_in_trio(main)
 
     return run
 
@@ -96,7 +134,7 @@ def counts_of(count: int, opened: int = 0) -> tuple[int, ...]:
     return (opened, count - opened, 0, 0, 0, 0, 0, 0)
 
 
-# ── sinks ───────────────────────────────────────────────────────────────────────────────────
+# ── outputs and ledgers ─────────────────────────────────────────────────────────────────────
 
 
 class FakeHub:
@@ -106,6 +144,7 @@ class FakeHub:
         self.events: list[Event] = []
         self.flushes = 0
         self.waiting = 0
+        self._taken = False
         self._gate = trio.Event()
         self._gate.set()
 
@@ -130,15 +169,158 @@ class FakeHub:
         await trio.lowlevel.checkpoint()
         self.flushes += 1
 
+    async def sync(self) -> None:
+        await self.flush()
+
+    @asynccontextmanager
+    async def opened(self, ports: Sequence[SinkPort]) -> AsyncIterator[object]:
+        """In place of `open_hub`: for the first that asks; others get what they asked for."""
+        if self._taken:
+            async with open_hub(ports) as hub:
+                yield hub
+            return
+        self._taken = True
+        yield self
+
     @property
     def found(self) -> list[tuple[str, int]]:
         """(address, port) of each finding, in order."""
-        return [(event.result.address, event.result.port) for event in self.events if event.result]
+        return found_in(self.events)
 
     @property
     def registrations(self) -> list[str]:
         """Names of nodes, in the order of their events."""
         return [event.nodeName for event in self.events if event.environment]
+
+
+def found_in(events: Sequence[Event]) -> list[tuple[str, int]]:
+    """(address, port) of each finding, in order."""
+    return [(event.result.address, event.result.port) for event in events if event.result]
+
+
+class FakeSink:
+    """An output that keeps what it gets, for a real hub; to be used with `in_trio` alone.
+
+    Args:
+        each_s: what a write takes for each event, seconds.
+    """
+
+    abandonable = True  # a test that ends while it stands still is not to wait for it
+    position = 0
+
+    def __init__(self, name: str = "fake", each_s: float = 0.0) -> None:
+        self.name = name
+        self.each_s = each_s
+        self.events: list[Event] = []
+        self.syncs = 0
+        self._gate = trio.Event()
+        self._gate.set()
+
+    def stand_still(self) -> None:
+        """From now on writing waits."""
+        self._gate = trio.Event()
+
+    def go_on(self) -> None:
+        self._gate.set()
+
+    def open(self) -> None:
+        pass
+
+    async def write(self, events: Sequence[Event]) -> None:
+        await self._gate.wait()
+        if self.each_s:
+            await trio.sleep(self.each_s * len(events))
+        self.events += events
+
+    def sync_due_s(self) -> float:
+        return math.inf
+
+    def sync(self) -> None:
+        self.syncs += 1
+
+    def close(self) -> None:
+        pass
+
+
+class Killed(Exception):
+    """Raised by a commit: there is no process any more that could write it."""
+
+
+class FakeLedger(MemoryLedger):
+    """A ledger in memory that passes for one on a disk, for use with `in_trio` alone.
+
+    It can be slow, stand still, be full, and be found again after a crash.
+
+    Attributes:
+        takes_s: what a commit takes, seconds.
+        trouble: raised by each commit until it is None again; `tries` counts them all.
+        commits: what was committed, one list each.
+    """
+
+    durable = True
+
+    def __init__(self, segments: Sequence[Segment] = ()) -> None:
+        self._prepare()
+        packed = [(segment.id, segment.pack()) for segment in segments]
+        super().__init__(scan="scan", segments=packed, ended=True)
+        self.commits.clear()
+        self.tries = 0
+
+    def _prepare(self) -> None:
+        self.takes_s = 0.0
+        self.trouble: Exception | None = None
+        self.tries = 0
+        self.commits: list[list[Entry]] = []
+        self._gate = trio.Event()
+        self._gate.set()
+
+    def stand_still(self) -> None:
+        """From now on commits wait."""
+        self._gate = trio.Event()
+
+    def go_on(self) -> None:
+        self._gate.set()
+
+    def commit(self, entries: Sequence[Entry]) -> int | Awaitable[int]:
+        if self._gate.is_set() and not self.takes_s:
+            return self._commit(entries)
+        return self._commit_slowly(entries)
+
+    async def _commit_slowly(self, entries: Sequence[Entry]) -> int:
+        await self._gate.wait()
+        await trio.sleep(self.takes_s)
+        return self._commit(entries)
+
+    def _commit(self, entries: Sequence[Entry]) -> int:
+        self.tries += 1
+        if self.trouble is not None:
+            raise self.trouble
+        last = super().commit(entries)
+        self.commits.append(list(entries))
+        return last
+
+    def reopened(self) -> FakeLedger:
+        """As a new process finds it, its generation one higher."""
+        crashed = self.crash()
+        crashed.__class__ = FakeLedger
+        assert isinstance(crashed, FakeLedger)
+        crashed._prepare()
+        return crashed
+
+    @property
+    def hit_keys(self) -> list[tuple[int, int, bytes]]:
+        """Pool, segment, and position with address, of each hit in the journal, in order."""
+        return [
+            (row.pool, row.segment, row.packed[at : at + 24])
+            for _, row in self.read(0, 10**9)
+            if isinstance(row, Hits)
+            for at in range(0, len(row.packed), 32)
+        ]
+
+    @property
+    def ended(self) -> list[SliceDone]:
+        """The slices that were ended since it was opened, in order."""
+        return [each for entries in self.commits for each in entries if isinstance(each, SliceDone)]
 
 
 # ── lines ───────────────────────────────────────────────────────────────────────────────────
@@ -223,7 +405,25 @@ class Served:
     hub: FakeHub
     listener: MemoryListener
     segments: list[Segment]
+    ledger: MemoryLedger
+    #: Cancelled, it is as if the server's process had died.
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+    #: The nodes are dismissed.
+    over: trio.Event = field(default_factory=trio.Event)
+    #: And the outputs have everything.
     finished: trio.Event = field(default_factory=trio.Event)
+    #: It is no more, for whatever reason.
+    gone: trio.Event = field(default_factory=trio.Event)
+
+    async def kill(self, *, in_commit: bool = False) -> None:
+        """As if its process had died; ``in_commit``: what is being committed is lost, too."""
+        for end in self.listener.ends:
+            end.cut()
+        if in_commit:
+            self.ledger.trouble = Killed()
+        self.life.cancel()
+        await self.gone.wait()
+
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -314,23 +514,75 @@ def options(**changes: object) -> ServerOptions:
     return ServerOptions(**{**known, **changes})
 
 
+@asynccontextmanager
+async def books_over(
+    hub: FakeHub,
+    ledger: MemoryLedger,
+    segments: Sequence[Segment],
+    channelsize: int = 10_000,
+    ports: Sequence[SinkPort] = (),
+) -> AsyncIterator[Books]:
+    """Books with an output, the hub, which takes every state; and real hubs for more ports."""
+    port = SinkPort(CallSink(lambda event: None), states=STATES_SHOWN, channelsize=channelsize)
+    by_number = {segment.id: segment for segment in segments}
+    with mock.patch("nray.server.books.open_hub", hub.opened):
+        opening = open_books(ledger, [port, *ports], by_number, {"tcp": 1000, "udp": 1000})
+        books = await opening.__aenter__()
+    try:
+        yield books
+    except BaseException:
+        if not await opening.__aexit__(*sys.exc_info()):
+            raise
+    else:
+        await opening.__aexit__(None, None, None)
+
+
+def ledger_of(segments: Sequence[Segment]) -> MemoryLedger:
+    packed = [(segment.id, segment.pack()) for segment in segments]
+    return MemoryLedger(scan="scan", segments=packed, ended=True)
+
+
 async def serve(
     nursery: trio.Nursery,
     segments: Sequence[Segment] | None = None,
     doorman: Doorman | None = None,
+    ledger: MemoryLedger | None = None,
+    channelsize: int = 10_000,
+    listener: MemoryListener | None = None,
+    ports: Sequence[SinkPort] = (),
     **changes: object,
 ) -> Served:
-    """Start a server in a nursery."""
+    """Start a server in a nursery.
+
+    Args:
+        ledger: to begin or go on with.
+        channelsize: of its fake output, the hub.
+        listener: of a server that has died, where nodes still dial.
+        ports: outputs besides the hub.
+    """
     made = list(segments) if segments is not None else [segment_of()]
     hub = FakeHub()
-    server = Server(options(**changes), made, Recorder(hub, 1000, 1000), doorman)
-    served = Served(server, hub, MemoryListener(), made)
+    kept = ledger or ledger_of(made)
 
-    async def run() -> None:
-        await server.run([served.listener])
-        served.finished.set()
+    async def run(task_status: trio.TaskStatus[Served]) -> None:
+        life = trio.CancelScope()
+        gone = trio.Event()
+        try:
+            with life:
+                async with books_over(hub, kept, made, channelsize, ports) as books:
+                    server = Server(options(**changes), made, books, doorman)
+                    line = listener or MemoryListener()
+                    served = Served(server, hub, line, made, kept, life, gone=gone)
+                    task_status.started(served)
+                    await server.run([served.listener])
+                    served.over.set()
+                served.finished.set()
+        except* Killed:
+            pass
+        finally:
+            gone.set()
 
-    nursery.start_soon(run)
+    served = await nursery.start(run)
     await trio.testing.wait_all_tasks_blocked()
     return served
 

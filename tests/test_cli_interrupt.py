@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -136,10 +137,30 @@ def test_a_server_without_nodes(tmp_path: Path) -> None:
         assert "101 probes: 1 hosts, 101 ports; seed " in server.said
         # The port is taken now: a second one says by whom to ask, and leaves no file behind.
         (tmp_path / "out.json").unlink()
-        with started(command_line("server", "-c", "conf.yaml"), tmp_path, "second") as second:
+        other = (tmp_path / "conf.yaml").read_text() + "ledger: none\n"
+        (tmp_path / "other.yaml").write_text(other)
+        with started(command_line("server", "-c", "other.yaml"), tmp_path, "second") as second:
             gone(second, 2)
             assert f"port {port} of 127.0.0.1 is taken by another program\n" in second.said
             assert f"ss -ltnp 'sport = :{port}'" in second.said
             assert not (tmp_path / "out.json").exists()
         server.interrupt()
         gone(server)
+
+
+def test_a_signal_pauses_a_server_and_another_lets_it_go_on(tmp_path: Path) -> None:
+    port = free_port()
+    settings = CONFIGURATION.format(port=port, address=ADDRESS)
+    (tmp_path / "conf.yaml").write_text(settings + "statusPrintInterval: 200ms\n")
+    with started(command_line("server", "-c", "conf.yaml"), tmp_path) as server:
+        until(lambda: "waiting for nodes" in server.said)
+        os.kill(server.popen.pid, signal.SIGUSR1)
+        until(lambda: "paused; SIGUSR1 again to go on" in server.said)
+        node_line = command_line("node", "-s", "127.0.0.1", "-p", str(port))
+        with started(node_line, tmp_path, "node") as node:
+            until(lambda: "registered" in node.said)
+            until(lambda: "paused; 0.0 % done" in server.said and "1 node," in server.said)
+            os.kill(server.popen.pid, signal.SIGUSR1)
+            gone(server, 0)
+            gone(node, 0)
+    assert "going on" in server.said

@@ -246,6 +246,16 @@ def test_open_hits_are_told_apart_by_position_where_slices_were_cut_anew(kind, l
     ledger.close()
 
 
+def test_hits_of_a_new_slice_with_the_start_of_an_old_one_stay_open(kind, ledger):
+    ledger.commit([hits(0, 5)])
+    ledger = kind.killed(ledger)
+    ledger.commit([hits(0, 1)])
+    ledger.commit([done(3, 7), hits(20)])
+    ledger = kind.killed(ledger)
+    assert open_places(ledger) == [1, 20]
+    ledger.close()
+
+
 def test_hits_of_one_name_at_several_addresses_are_all_kept(ledger):
     ledger.commit([hits(0, 3, address=1), hits(0, 3, address=2)])
     assert b"".join(ledger.open_hits(0, 0)) == packed(3, address=1) + packed(3, address=2)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
+import re
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,7 @@ from nray.ledger import sqlite as module
 from nray.ledger import statements as sql
 from nray.ledger.entries import Cursor
 from nray.ledger.errors import LedgerError, LedgerFull, LedgerRefused
+from nray.ledger.lock import WriterLock
 from nray.ledger.sqlite import SqliteAccount, SqliteLedger
 
 SOURCES = os.path.dirname(os.path.dirname(os.path.dirname(module.__file__)))
@@ -185,6 +189,22 @@ def test_a_lock_file_that_was_left_is_no_lock(path):
     path.with_name("scan.nray-lock").write_text("1\n")
     SqliteLedger.open(path).close()
     assert beside(path) == ["scan.nray"]
+
+
+def test_a_lock_file_that_goes_between_opening_and_locking_is_no_lock(path, monkeypatch):
+    first = WriterLock(str(path))
+    flock = fcntl.flock
+
+    def flock_late(fd, how):
+        first.release()
+        return flock(fd, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock_late)
+        second = WriterLock(str(path))
+    refused(lambda: WriterLock(str(path)), "another nray")
+    second.release()
+    assert beside(path) == []
 
 
 def test_writers_that_come_and_go_at_once_never_meet(path):
@@ -637,3 +657,24 @@ def test_packed_hits_in_this_file_are_those_of_the_core():
 
     assert _core.HIT_FORMAT == "<Q16sIBBBB"
     assert len(packed(1)) == _core.HIT_BYTES
+
+
+def test_the_manual_says_of_every_statement_what_would_differ():
+    page = Path(SOURCES).parent / "docs" / "ledger.md"
+    section = page.read_text().partition("## Another database")[2]
+    cells = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)
+    told = re.findall(r"`([A-Z_]+)`", " ".join(cells))
+    assert sorted(told) == sorted(
+        name for name in vars(sql) if name.isupper() and not isinstance(vars(sql)[name], int)
+    )
+
+
+def test_open_hits_of_many_segments_are_not_sought_in_vain(path, monkeypatch):
+    ledger = create(path, segments=[(number, b"") for number in range(50)])
+    ledger.commit([node(), hits(0, segment=3), hits(0, segment=4), done(0, 5, segment=4)])
+    reads = []
+    read = SqliteLedger.read
+    monkeypatch.setattr(SqliteLedger, "read", lambda *a: reads.append(a) or read(*a))
+    found = [number for number in range(50) if b"".join(ledger.open_hits(0, number))]
+    assert (found, len(reads)) == ([3], 2)
+    ledger.close()

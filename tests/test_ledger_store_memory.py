@@ -54,6 +54,8 @@ def test_rows_that_all_sinks_have_passed_are_let_go():
     ledger.set_cursor("b", Cursor(4))
     assert ledger.read(0, 100) == list(enumerate(rows, start=1))[4:]
     assert ledger.read(6, 2) == [(7, rows[6]), (8, rows[7])]
+    ledger.set_cursor("b", Cursor(6))
+    assert ledger.read(0, 100) == list(enumerate(rows, start=1))[6:]
     ledger.commit([done(0, 10), CursorAt("b", Cursor(10)), CursorAt("a", Cursor(10))])
     assert ledger.read(0, 100) == []
     assert (ledger.last, ledger.hits(0), ledger.hits_until(10)) == (10, 10, 10)

@@ -169,3 +169,46 @@ def test_localhost_is_this_machine():
     found = system_lookup("localhost")
     assert found
     assert set(found) <= {bytes([127, 0, 0, 1]), bytes(15) + b"\1"}
+
+
+# ── names that are excluded ─────────────────────────────────────────────────────────────────
+
+
+def ask_exclusions(lookup, names=frozenset({"away.example"})):
+    async def main():
+        return await Resolver(lookup).exclusions(set(names))
+
+    return trio.run(main)
+
+
+def test_an_excluded_name_that_does_not_exist_excludes_nothing():
+    assert ask_exclusions(Book({"away.example": [ONE]}), {"away.example", "no.example"}) == {
+        "away.example": [ONE],
+        "no.example": [],
+    }
+
+
+@pytest.mark.parametrize("number", [socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM])
+def test_an_excluded_name_that_cannot_be_looked_up_stops_the_scan(number, monkeypatch):
+    monkeypatch.setattr(module, "EXCLUSION_PAUSE_S", 0.0)
+    book = Book(error=socket.gaierror(number, "try again"))
+    with pytest.raises(BaseExceptionGroup) as raised:
+        ask_exclusions(book)
+    (error,) = raised.value.exceptions
+    assert isinstance(error, module.ExclusionUnknown)
+    assert "away.example" in error.message
+    assert "exclusions win" in error.hint
+    assert len(book.asked) == module.EXCLUSION_TRIES
+
+
+def test_an_excluded_name_is_tried_again(monkeypatch):
+    monkeypatch.setattr(module, "EXCLUSION_PAUSE_S", 0.0)
+    answers = [socket.gaierror(socket.EAI_AGAIN, "try again"), [ONE]]
+
+    def lookup(name):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert ask_exclusions(lookup) == {"away.example": [ONE]}

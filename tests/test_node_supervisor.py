@@ -559,3 +559,40 @@ async def test_a_worker_that_dies_while_names_are_looked_up_costs_nothing():
 def test_counts_of_a_given_up_slice_add_up():
     assert module.ERROR_COUNT == 4
     assert sum(counts_of(7, 2)) == 7
+
+
+# ── workers that hang ───────────────────────────────────────────────────────────────────────
+
+
+@in_trio
+async def test_a_worker_that_is_silent_with_slices_in_hand_is_replaced(monkeypatch):
+    ended = []
+    monkeypatch.setattr(module, "_kill", ended.append)
+    turns = []
+
+    async def behave(worker, work):
+        turns.append(work.lease)
+        if len(turns) > 1:
+            await worker.found(work)
+
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery, behave, leases(1, 5), processes=1)
+        await until(lambda: len(bench.office.done) == 1, 10 * module.SILENT_S)
+        assert len(bench.forks.workers) == 2
+        assert len(ended) == 1
+        assert turns[0] == turns[1]
+        await bench.stop()
+
+
+@in_trio
+async def test_a_worker_that_has_nothing_to_do_may_be_silent(monkeypatch):
+    monkeypatch.setattr(module, "_kill", lambda pid: pytest.fail("an idle worker was ended"))
+
+    async def behave(worker, work):
+        await worker.found(work)
+
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery, behave, leases(1, 5), processes=1)
+        await trio.sleep(10 * module.SILENT_S)
+        assert len(bench.forks.workers) == 1
+        await bench.stop()

@@ -210,6 +210,15 @@ def test_a_record_seen_twice_is_an_error(identity: Identity) -> None:
     run(main)
 
 
+def lengths_of(records: bytes | bytearray) -> set[int]:
+    """Where the lengths of TLS records stand (RFC 8446, section 5.1): bytes 3 and 4 of each."""
+    found, start = set(), 0
+    while start + 5 <= len(records):
+        found |= {start + 3, start + 4}
+        start += 5 + int.from_bytes(records[start + 3 : start + 5], "big")
+    return found
+
+
 def test_no_bit_of_the_servers_flight_may_flip_in_the_handshake(identity: Identity) -> None:
     """An always-yes callback still leaves OpenSSL to prove possession of the key."""
 
@@ -239,7 +248,10 @@ def test_no_bit_of_the_servers_flight_may_flip_in_the_handshake(identity: Identi
             nursery.start_soon(shake, cut.node)
             await cut.near_server.send_all(await cut.near_node.receive_some())
             data = bytearray(await cut.near_server.receive_some())
-            data[int(part * len(data))] ^= 1 << bit
+            at = int(part * len(data))
+            if at in lengths_of(data):
+                at += 2  # a record made longer only waits for more: not what is tested here
+            data[at] ^= 1 << bit
             await cut.near_node.send_all(data)
             await trio.testing.wait_all_tasks_blocked()
             await cut.near_node.send_eof()

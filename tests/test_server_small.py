@@ -8,63 +8,85 @@ import pytest
 import trio
 import trio.testing
 
-from fakes import FakeHub, Line, counts_of, hit, in_trio, line_pair, segment_of
+from fakes import (
+    FakeHub,
+    Line,
+    books_over,
+    counts_of,
+    hit,
+    in_trio,
+    ledger_of,
+    line_pair,
+    segment_of,
+)
 from nray.events.model import Environment
+from nray.ledger.entries import Hits, NodeSeen, Registration
 from nray.pki import errors as pki_errors
 from nray.pki.errors import PeerRejected
 from nray.pki.stream import TlsError
-from nray.server.recorder import Recorder, Source
 from nray.server.scheduler import Scheduler
 from nray.server.server import explain, reason_for
 from nray.server.summary import exit_status, status_line, summary_lines, totals
 from nray.server.tls import TlsDoorman
-from nray.targets.findings import expand
 from nray.wire.errors import Reason
 
-# ── findings into events ────────────────────────────────────────────────────────────────────
+# ── what is written down into events ────────────────────────────────────────────────────────
+
+
+async def events_of(segment, row, node):
+    """The events that the outputs are given for one row of the journal."""
+    hub = FakeHub()
+    ledger = ledger_of([segment])
+    async with books_over(hub, ledger, [segment]) as books:
+        books.submit([node, row])
+    return hub.events
+
+
+def node_seen(**changes):
+    known = {
+        "node": 3, "node_id": "node-3", "name": "nyc1", "pool": 2, "identity": None,
+        "instance": "i", "machine": "m", "environment": None, "ms": 1,
+    }  # fmt: skip
+    return NodeSeen(**{**known, **changes})
 
 
 @in_trio
 async def test_a_finding_becomes_an_event_with_where_it_comes_from():
     segment = segment_of("198.18.0.7", "80")
-    hub = FakeHub()
-    recorder = Recorder(hub, 1500, 2500)
-    source = Source("node-3", "nyc1", 2, "CN=nyc1")
-    await recorder.findings(source, expand(segment, hit(segment, 0)))
-    (event,) = hub.events
+    row = Hits(3, 2, 0, 0, 1767323045123, hit(segment, 0))
+    (event,) = await events_of(segment, row, node_seen(identity="CN=nyc1"))
     assert (event.nodeID, event.nodeName, event.pool, event.identity) == (
         "node-3",
         "nyc1",
         2,
         "CN=nyc1",
     )
+    assert event.timestamp == "2026-01-02T03:04:05.123Z"
     scan = event.result.portscan
     assert (scan.target, scan.port, scan.scantype, scan.timeout) == (
         "198.18.0.7",
         80,
         "tcpconnect",
-        1500,
+        1000,
     )
     assert (scan.state, scan.reason, scan.rtt) == ("open", "syn-ack", 1.0)
     assert not scan.ttl
 
 
 @in_trio
-async def test_udp_has_its_own_type_and_timeout():
+async def test_udp_has_its_own_type():
     segment = segment_of("198.18.0.7", "U:53")
-    hub = FakeHub()
-    await Recorder(hub, 1500, 2500).findings(Source("n", "n"), expand(segment, hit(segment, 0)))
-    scan = hub.events[0].result.portscan
-    assert (scan.scantype, scan.timeout) == ("udp", 2500)
-    assert not hub.events[0].identity
+    (event,) = await events_of(segment, Hits(3, 2, 0, 0, 1, hit(segment, 0)), node_seen())
+    assert event.result.portscan.scantype == "udp"
+    assert not event.identity
 
 
 @in_trio
 async def test_a_registration_is_an_event_too():
-    hub = FakeHub()
-    await Recorder(hub, 1, 1).registration(Source("n", "nyc1"), Environment(hostname="h", pid=4))
-    assert (hub.events[0].environment.hostname, hub.events[0].environment.pid) == ("h", 4)
-    assert hub.registrations == ["nyc1"]
+    node = node_seen(environment=Environment(hostname="h", pid=4))
+    (event,) = await events_of(segment_of(), Registration(3, 1), node)
+    assert (event.environment.hostname, event.environment.pid) == ("h", 4)
+    assert event.nodeName == "nyc1"
 
 
 # ── how it stands ───────────────────────────────────────────────────────────────────────────

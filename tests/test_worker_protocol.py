@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nray.worker.protocol import (
+    Alive,
     Configure,
     Found,
     Pause,
@@ -54,6 +55,7 @@ TO_WORKER = [
 FROM_WORKER = [
     Started(4_000_000),
     Want(2),
+    Alive(2**40),
     Found(2**63, b"h" * 64, False, (), {}, 2**40),
     Found(1, b"", True, tuple(range(8)), {"local-error": 3}, 9),
 ]

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 import trio
 
-from nray.api.begin import Begun
-from nray.events.hub import SinkPort, open_hub
+from nray.api.begin import NODE_ID, Begun
+from nray.events.hub import SinkPort
+from nray.ledger.entries import NodeSeen
+from nray.ledger.ledger import Ledger
 from nray.node.supervisor import Outcome, Supervisor
-from nray.server.recorder import Recorder, Source
+from nray.server.books import Books, entries_of, now_ms, open_books
 from nray.server.scheduler import Tally
 from nray.server.summary import exit_status, status_line, summary_lines, totals
-from nray.targets.findings import expand
-from nray.targets.segment import Segment
 from nray.worker.forkserver import ForkServer
 
 log = logging.getLogger("nray.scan")
@@ -54,23 +54,21 @@ class ScanResult:
 class _Office:
     """The scheduler, as the supervisor sees it."""
 
-    def __init__(self, begun: Begun, recorder: Recorder, source: Source) -> None:
+    def __init__(self, begun: Begun, books: Books, node: NodeSeen) -> None:
         self._scheduler = begun.scheduler
         self._node = begun.node
-        self._recorder = recorder
-        self._source = source
-        self._segments: dict[int, Segment] = {each.id: each for each in begun.plan.segments}
+        self._books = books
+        self._seen = node
         self._kick = trio.Event()
-        self._writing = 0
         self.finished = trio.Event()
+        books.submit([node])
 
     def want(self, leases: int) -> None:
         self._scheduler.want(self._node, leases)
         self._kick.set()
 
     async def found(self, outcome: Outcome) -> None:
-        segment = self._scheduler.place(outcome.lease, self._node)
-        assert segment is not None, "one node, so a slice is open until it has ended it"
+        await self._books.room()
         taken = self._scheduler.report(
             outcome.lease,
             outcome.hits,
@@ -79,11 +77,9 @@ class _Office:
             errors=outcome.errors,
             now=time.monotonic(),
         )
-        if taken and taken[2]:
-            self._writing += 1
-            await self._recorder.findings(self._source, expand(self._segments[segment], taken[2]))
-            self._writing -= 1
-        if self._scheduler.finished and not self._writing:
+        assert taken is not None, "one node, so a slice is open until it has ended it"
+        self._books.submit(entries_of(taken, outcome.counts, outcome.errors, self._seen.node))
+        if self._scheduler.finished:
             self.finished.set()
 
     async def lease_to(self, supervisor: Supervisor) -> None:
@@ -99,29 +95,36 @@ async def scan_here(
     begun: Begun,
     sinks: Sequence[SinkPort],
     fork_server: ForkServer,
+    ledger: Ledger,
     *,
-    source: Source,
+    node_name: str,
     progress: Progress | None = None,
     progress_every_s: float = 0.5,
 ) -> ScanResult:
     """Go on with a scan that has begun, to its end.
 
-    Cancelled, it leaves what was found in the sinks. SIGINT and SIGTERM end it in order.
+    Cancelled, it leaves what was found in the ledger. SIGINT and SIGTERM end it in order: what
+    was found until then is with the outputs.
 
     Args:
+        ledger: of the scan; stays the caller's to close.
         progress: gets a status line now and then.
 
     Raises:
         SinkError, SinkStartError: a sink cannot be opened or written.
+        LedgerError: the ledger cannot be written.
     """
     scheduler, settings, plan = begun.scheduler, begun.settings, begun.plan
     interrupted = False
-    async with open_hub(sinks) as hub:
-        recorder = Recorder(hub, settings.tcp_timeout_ms, settings.udp_timeout_ms)
-        office = _Office(begun, recorder, source)
+    segments = {segment.id: segment for segment in plan.segments}
+    timeouts_ms = {"tcp": settings.tcp_timeout_ms, "udp": settings.udp_timeout_ms}
+    async with open_books(ledger, sinks, segments, timeouts_ms) as books:
+        office = _Office(begun, books, _here(node_name, ledger.nodes()))
         supervisor = Supervisor(
             fork_server, settings, len(begun.primed), office, primed=begun.primed
         )
+        if scheduler.finished:  # there was nothing left to do
+            office.finished.set()
         for segment in plan.segments:
             supervisor.add_segment(segment)
 
@@ -146,11 +149,25 @@ async def scan_here(
             await office.finished.wait()
             nursery.cancel_scope.cancel()
         seconds = time.monotonic() - begun.begun_at
+    if scheduler.finished:
+        ledger.finish()
     return ScanResult(
         exit_status=EXIT_INTERRUPTED if interrupted else exit_status(scheduler),
         tally=totals(scheduler),
         probes=sum(pool.done for pool in scheduler.pools),
         total=plan.probes,
         seconds=seconds,
-        summary=summary_lines(scheduler, seconds),
+        summary=summary_lines(scheduler, seconds, begun.done_before),
     )
+
+
+def _here(name: str, seen: Sequence[NodeSeen]) -> NodeSeen:
+    """This process, as events tell of it.
+
+    A scan may go on under another name, of another machine say. What was found before keeps the
+    name of then: an output that is behind is given the very same events again.
+    """
+    for node in seen:
+        if node.name == name:
+            return node
+    return NodeSeen(len(seen) + 1, NODE_ID, name, 0, None, "", "", None, now_ms())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nray.api.local import Progress, ScanResult
     from nray.events.hub import SinkPort
     from nray.events.model import Event
+    from nray.ledger.ledger import Ledger
     from nray.worker.forkserver import ForkServer
 
 
@@ -125,6 +126,7 @@ def run(
     *,
     progress: Progress | None = None,
     fork_server: ForkServer | None = None,
+    ledger: Ledger | None = None,
 ) -> ScanResult:
     """Scan a plan in this process and its workers.
 
@@ -133,6 +135,8 @@ def run(
 
     Args:
         fork_server: started earlier still; closed here.
+        ledger: keeps the scan's state, or is gone on with; stays the caller's to close. None:
+            nothing is kept.
     """
     from nray.node.machine import default_name, processors
 
@@ -141,17 +145,24 @@ def run(
         count = min(count, settings.workers)
     server = fork_server or start_fork_server()
     try:
-        from nray.api.begin import NODE_ID, begin
+        from nray.api.begin import begin
 
-        begun = begin(made, settings, server, count)
+        begun = begin(made, settings, server, count, ledger)
         from nray.api import loop
         from nray.api.local import scan_here
-        from nray.server.recorder import Source
-
-        source = Source(NODE_ID, default_name())
+        from nray.ledger.memory import MemoryLedger
 
         async def main() -> ScanResult:
-            return await scan_here(begun, sinks(), server, source=source, progress=progress)
+            ports = sinks()
+            kept = ledger or MemoryLedger(
+                scan="",
+                segments=[(segment.id, b"") for segment in made.segments],
+                ended=True,
+                release={port.sink.name for port in ports},
+            )
+            return await scan_here(
+                begun, ports, server, kept, node_name=default_name(), progress=progress
+            )
 
         return loop.run(main)
     finally:

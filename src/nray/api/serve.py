@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nray import UserError
 from nray.api.attend import is_loopback
+from nray.api.state import (
+    Origin,
+    create_state,
+    demand_same_config,
+    forget,
+    open_state,
+    plan_of_segments,
+    position_of,
+    unpack_origin,
+)
 from nray.config.rules import require_work, unsupported
 from nray.config.schema import Config
+from nray.config.writer import to_yaml
+from nray.ledger.memory import MemoryLedger
 from nray.targets.plan import Plan, plan
+from nray.targets.segment import Segment
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
 
@@ -21,20 +37,26 @@ if TYPE_CHECKING:
 
     import trio
 
+    from nray.events.configured import Resume
+    from nray.events.hub import SinkPort
+    from nray.ledger.ledger import Ledger
     from nray.server.server import Doorman, Server
 
 log = logging.getLogger("nray.server")
 
 EXIT_INTERRUPTED = 130
-#: The first ends in order; the last leaves everything as it is.
-INTERRUPTS_MAX = 3
+#: The first ends in order, the second at once. Either leaves a ledger that can be gone on with.
+INTERRUPTS_MAX = 2
+#: In place of a file's name: keep nothing.
+NO_LEDGER = "none"
 
 
-def serve(config: Config, *, name: str, allow_plaintext: bool = False) -> int:
+def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: bool = False) -> int:
     """Serve a configuration's scan to its end; returns the exit status.
 
     Args:
         name: the file's, for error messages.
+        resume: go on with the scan in the configuration's ledger instead of beginning one.
 
     Raises:
         UserError: the configuration asks for what cannot be done here.
@@ -44,11 +66,68 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False) -> int:
         raise UserError(f"{name}: {'; '.join(missing)}")
     require_work(config, name)
     _demand_loopback(config, name, allow_plaintext)
-    made = plan_of(config)
-    for warning in made.warnings:
-        log.warning("%s", warning)
     doorman = _doorman(config, name)
-    return _run(config, made, doorman, name)
+    made = None if resume else plan_of(config)
+    for warning in made.warnings if made else ():
+        log.warning("%s", warning)
+    ledger = _ledger(config, name, made)
+    try:
+        if made is None:
+            made = plan_of_segments(
+                (Segment.unpack(body) for _, body in ledger.segments()),
+                unpack_origin(ledger.settings, ledger_path(config, name)).seed,
+            )
+            _tell_resumed(ledger, made)
+        status = _run(config, made, doorman, name, ledger)
+    except BaseException:
+        if ledger.durable and not resume and ledger.last == 0:
+            forget(ledger, ledger_path(config, name))
+        ledger.close()
+        raise
+    if not ledger.finished and ledger.durable:
+        log.info("go on with it by: nray server -c %s --resume", name)
+    ledger.close()
+    return status
+
+
+def ledger_path(config: Config, name: str) -> str:
+    """The file of a configuration's ledger; empty if it is to have none."""
+    if config.ledger == NO_LEDGER:
+        return ""
+    return config.ledger or f"{name}.ledger"
+
+
+def _ledger(config: Config, name: str, made: Plan | None) -> Ledger:
+    """A new ledger for a plan, or, without one, the ledger that is there."""
+    path = ledger_path(config, name)
+    origin = Origin("server", settings_of(config), to_yaml(config))
+    if made is not None:
+        return create_state(path, origin, made) if path else _memory(config, name, made)
+    if not path:
+        raise UserError(f"{name}: ledger: none keeps nothing that could be gone on with")
+    ledger, before = open_state(path, "server")
+    try:
+        demand_same_config(before.config, origin.config, path, name)
+    except UserError:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _memory(config: Config, name: str, made: Plan) -> MemoryLedger:
+    return MemoryLedger(
+        scan=secrets.token_hex(8),
+        segments=[(segment.id, segment.pack()) for segment in made.segments],
+        ended=True,
+        release={port.sink.name for port in _sinks(config, name, None)},
+    )
+
+
+def _tell_resumed(ledger: Ledger, made: Plan) -> None:
+    done = sum(
+        ledger.done(pool, segment.id).total for pool in ledger.pools() for segment in made.segments
+    )
+    log.info("going on with the scan: %s probes were done", f"{done:,}")
 
 
 def plan_of(config: Config) -> Plan:
@@ -144,14 +223,11 @@ def _doorman(config: Config, name: str) -> Doorman | None:
     return TlsDoorman(tls)
 
 
-def _run(config: Config, made: Plan, doorman: Doorman | None, name: str) -> int:
+def _run(config: Config, made: Plan, doorman: Doorman | None, name: str, ledger: Ledger) -> int:
     import trio
 
     from nray.api import loop
-    from nray.events.configured import sinks_from_config
-    from nray.events.hub import SinkPort, open_hub
-    from nray.events.terminal import TerminalSink
-    from nray.server.recorder import Recorder
+    from nray.server.books import open_books
     from nray.server.server import Server, ServerOptions, open_listeners
     from nray.server.summary import exit_status, summary_lines
 
@@ -168,30 +244,50 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str) -> int:
         several_per_machine=config.allow_multiple_nodes_per_host,
         slice_most=slice_cap(config),
     )
-    sinks = sinks_from_config(config.events, where=f"{name}: events")
-    if not sinks:
-        log.warning("%s: no output is configured under events:, so findings go to stdout", name)
-        sinks = [SinkPort(TerminalSink("auto"))]
+    segments = {segment.id: segment for segment in made.segments}
+    timeouts_ms = {"tcp": settings.tcp_timeout_ms, "udp": settings.udp_timeout_ms}
 
     async def main() -> Server:
         # Before outputs are opened: a port that is taken must not leave an empty file behind.
         listeners = await open_listeners(options.host, options.ports)
-        async with open_hub(sinks) as hub:
+        sinks = _sinks(config, name, cursors_of(ledger))
+        async with open_books(ledger, sinks, segments, timeouts_ms) as books:
             _announce(config, made, listeners)
-            recorder = Recorder(hub, settings.tcp_timeout_ms, settings.udp_timeout_ms)
-            server = Server(options, made.segments, recorder, doorman)
+            server = Server(options, made.segments, books, doorman)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_signals, server)
                 await server.run(listeners)
+                await books.written()
                 nursery.cancel_scope.cancel()
         return server
 
     server = loop.run(main)
+    if server.scheduler.finished:
+        ledger.finish()
     begun = server.first_lease_at
     seconds = time.monotonic() - begun if begun is not None else 0.0
-    for line in summary_lines(server.scheduler, seconds):
+    for line in summary_lines(server.scheduler, seconds, server.done_before):
         print(line, file=sys.stderr)
     return EXIT_INTERRUPTED if server.interrupted else exit_status(server.scheduler)
+
+
+def _sinks(config: Config, name: str, resume: Resume) -> list[SinkPort]:
+    """The configured outputs, to be gone on with where they have a cursor."""
+    from nray.events.configured import sinks_from_config
+    from nray.events.hub import SinkPort
+    from nray.events.terminal import TerminalSink
+
+    sinks = sinks_from_config(config.events, where=f"{name}: events", resume=resume)
+    if not sinks:
+        log.warning("%s: no output is configured under events:, so findings go to stdout", name)
+        sinks = [SinkPort(TerminalSink("auto"))]
+    return sinks
+
+
+def cursors_of(ledger: Ledger) -> Resume:
+    """How far an output is, in bytes, by its name; None for a scan that only begins."""
+
+    return None if ledger.generation == 1 else partial(position_of, ledger)
 
 
 def _announce(config: Config, made: Plan, listeners: Sequence[trio.SocketListener]) -> None:
@@ -219,16 +315,18 @@ def _name(listener: trio.SocketListener) -> str:
 
 
 async def _watch_signals(server: Server) -> None:
-    import os
-
     import trio
 
     count = 0
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                server.pause(not server.paused)
+                log.info("%s", "paused; SIGUSR1 again to go on" if server.paused else "going on")
+                continue
             count += 1
             if count == 1:
-                log.info("interrupted: stopping the nodes; a third Ctrl+C ends at once")
+                log.info("interrupted: stopping the nodes; once more to end at once")
                 server.interrupt("the server was interrupted")
             elif count >= INTERRUPTS_MAX:
                 log.warning("ended at once")

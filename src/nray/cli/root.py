@@ -18,6 +18,7 @@ COMMANDS = {
     "scan": "Scan from this machine, without a server.",
     "server": "Serve a scan to nodes.",
     "node": "Scan for a server.",
+    "status": "Show how a scan stands that keeps its state.",
     "config": "Check or show a configuration file.",
 }
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nray.cli import streams
+from nray import UserError
+from nray.cli import EXIT_INTERRUPTED, streams
 from nray.cli.command import Command, Number
 
 if TYPE_CHECKING:
+    from nray.api.state import Origin
     from nray.cli.progress import Progress
     from nray.cli.sinks import OutputFile
     from nray.events.hub import SinkPort
+    from nray.ledger.ledger import Ledger
     from nray.targets.plan import Plan
     from nray.worker.forkserver import ForkServer
 
@@ -154,6 +157,12 @@ class States(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="auto: text on a terminal, JSON lines elsewhere.",
 )
+@click.option(
+    "--state", metavar="FILE", help="Keep the scan's state in FILE, so that it can be resumed."
+)
+@click.option(
+    "--resume", metavar="FILE", help="Go on with the scan whose state is in FILE, as it was begun."
+)
 @click.option("--list", "list_", is_flag=True, help="Print what would be probed, send nothing.")
 @click.option("--count", is_flag=True, help="With --list: print totals only.")
 @click.option(
@@ -171,6 +180,8 @@ def scan(**options: Any) -> int:
       nray scan -t 198.18.0.0/20,scan.example.org -p top100 --rate 2000
       nray scan -t 198.18.0.0/16 -p 80,443 --exclude 198.18.7.0/24 -o out.json
       nray scan -t 198.18.0.0/30 -p U:53,T:80 --list
+      nray scan -t 198.18.0.0/16 -p all -o out.json --state scan.state
+      nray scan --resume scan.state
     """
     from nray.api.workers import start_fork_server
 
@@ -180,7 +191,9 @@ def scan(**options: Any) -> int:
     # It gets ready on another core while the targets are read.
     fork_server = start_fork_server()
     try:
-        return _scan(_plan(options), options, fork_server)
+        if options["resume"]:
+            return _resume(options, fork_server)
+        return _begin(_plan(options), options, fork_server)
     finally:
         fork_server.close()
 
@@ -206,7 +219,20 @@ def _plan(options: dict[str, Any]) -> Plan:
     return made
 
 
+#: Options that a scan which is resumed has from its beginning.
+SETTLED = (
+    "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
+    "rate", "show", "seed", "state", "list_", "permission", "include_reserved",
+)  # fmt: skip
+
+
 def check_usage(options: dict[str, Any]) -> None:
+    if options["resume"]:
+        given = [name for name in SETTLED if options[name]]
+        if given:
+            flag = "--" + given[0].rstrip("_").replace("_", "-")
+            raise click.UsageError(f"{flag} is settled: --resume goes on as the scan was begun")
+        return
     if not options["targets"] and not options["target_file"]:
         raise click.UsageError("no targets are given (-t/--targets or --target-file)")
     if not options["ports"]:
@@ -215,12 +241,12 @@ def check_usage(options: dict[str, Any]) -> None:
         raise click.BadOptionUsage("count", "--count goes with --list")
 
 
-def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
-    from nray.api.scan import run, settings_for
-    from nray.cli.logs import start_logging
+def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
+    """A new scan."""
+    from nray.api.scan import settings_for
+    from nray.api.state import Origin, create_state, forget
 
     streams.demand_output()
-    file = _output(options["output"])
     settings = settings_for(
         timeout_s=options["timeout"] or TIMEOUT_S,
         adaptive=options["timeout"] is None,
@@ -228,17 +254,72 @@ def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         rate=options["rate"] or 0.0,
         show=options["show"],
     )
+    origin = Origin(
+        "scan",
+        settings,
+        show=options["show"],
+        output=options["output"] or "",
+        directory=os.getcwd(),
+        processes=options["processes"] or 0,
+    )
+    if not options["state"]:
+        return _scan(made, options, origin, fork_server, _output(options["output"]), None)
+    ledger = create_state(options["state"], origin, made)
+    try:
+        file = _output(options["output"])
+    except UserError:
+        forget(ledger, options["state"])
+        raise
+    try:
+        return _scan(made, options, origin, fork_server, file, ledger)
+    finally:
+        ledger.close()
+
+
+def _resume(options: dict[str, Any], fork_server: ForkServer) -> int:
+    """The scan in a state file, from where it stands."""
+    from nray.api.state import open_state, plan_of_segments, position_of
+    from nray.events.json_file import json_file_name
+    from nray.targets.segment import Segment
+
+    streams.demand_output()
+    path = options["resume"]
+    ledger, origin = open_state(path, "scan")
+    try:
+        made = plan_of_segments(
+            (Segment.unpack(body) for _, body in ledger.segments()), origin.seed
+        )
+        known = position_of(ledger, json_file_name(origin.output))
+        file = _output(origin.output, origin.directory, known)
+        options |= {"state": path, "show": origin.show, "processes": origin.processes}
+        return _scan(made, options, origin, fork_server, file, ledger)
+    finally:
+        ledger.close()
+
+
+def _scan(
+    made: Plan,
+    options: dict[str, Any],
+    origin: Origin,
+    fork_server: ForkServer,
+    file: OutputFile | None,
+    ledger: Ledger | None,
+) -> int:
+    from nray.api.scan import run
+    from nray.cli.logs import start_logging
+
     progress = _progress(quiet=options["quiet"])
     start_logging(debug=options["debug"], quiet=True, before=progress.clear if progress else None)
     logging.getLogger("nray.scan").debug("seed %d, %d probes", made.seed, made.probes)
     try:
         result = run(
             made,
-            settings,
+            origin.settings,
             lambda: _sinks(options, file, progress),
-            options["processes"] or 0,
+            origin.processes,
             progress=progress,
             fork_server=fork_server,
+            ledger=ledger,
         )
     finally:
         if progress is not None:
@@ -246,6 +327,8 @@ def _scan(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     if not options["quiet"] or result.exit_status:
         for line in result.summary:
             print(line, file=sys.stderr)
+    if result.exit_status == EXIT_INTERRUPTED and ledger is not None:
+        print(f"go on with it by: nray scan --resume {options['state']}", file=sys.stderr)
     return result.exit_status
 
 
@@ -257,13 +340,15 @@ def _progress(*, quiet: bool) -> Progress | None:
     return Progress()
 
 
-def _output(filename: str | None) -> OutputFile | None:
+def _output(
+    filename: str | None, directory: str = "", resume_at: int | None = None
+) -> OutputFile | None:
     """The file of --output, open: what is wrong with it is told before anything is sent."""
-    if filename is None:
+    if not filename:
         return None
     from nray.cli.sinks import OutputFile
 
-    file = OutputFile(filename)
+    file = OutputFile(filename, directory, resume_at)
     file.open()
     return file
 

@@ -261,6 +261,7 @@ class Config(Section, frozen=True, kw_only=True):
         False
     )
     seed: Annotated[int | None, Key("seed", kinds.SEED)] = None
+    ledger: Annotated[str, Key("ledger", kinds.TEXT)] = ""
     tls: Annotated[Tls, Key("TLS")] = Tls()
     internal: Annotated[Internal, Key("internal")] = Internal()
     targetgenerator: Annotated[TargetGenerator, Key("targetgenerator")] = TargetGenerator()

@@ -104,9 +104,9 @@ cdef enum:
     LINE_TCP = 1            # TCP: until the timeout
     LINE_UDP = 2
 
-# nmap's longest wait under its most hurried template (-T5), and longer than light takes around
-# the earth.
-cdef int64_t IMPATIENT_NS = 300_000_000
+# What nmap waits for a first answer under its most hurried template (-T5), and longer than light
+# takes around the earth. It is only for networks whose slowest answer took an eighth of it.
+cdef int64_t IMPATIENT_NS = 250_000_000
 cdef int64_t KERNEL_RETRIES_NS = 1_000_000_000
 cdef int64_t GROW_NS = 20_000_000
 # A window that had to shrink grows by a sixteenth each 50 ms.

@@ -55,6 +55,11 @@ _HINTS: Final = {
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
+def json_file_name(filename: str) -> str:
+    """What error messages and cursors call the sink of a file."""
+    return f"json-file {filename}"
+
+
 class JsonFileSink:
     """Writes events to a file, which it creates or continues.
 
@@ -83,7 +88,7 @@ class JsonFileSink:
         if resume_at is not None and resume_at < 0:
             raise ValueError(f"resume_at must be at least 0, not {resume_at}")
         self.filename = filename
-        self.name = f"json-file {filename}"
+        self.name = json_file_name(filename)
         self.abandonable = False
         self.overwrite_existing = overwrite_existing
         self.synctimer_s = synctimer_s

@@ -142,6 +142,10 @@ class Book:
             self._keep(place, kept)
         return kept
 
+    def may_be_open(self, place: Place) -> bool:
+        """Whether there may be hits of slices that are not done."""
+        return any(key[:2] == place for key in self._open)
+
     def _keep(self, place: Place, done: IntervalSet) -> None:
         self._done.pop(place, None)
         self._done[place] = done

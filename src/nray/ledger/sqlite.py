@@ -91,7 +91,7 @@ class SqliteAccount:
         """
         name = os.path.realpath(path)
         _demand_file(name, os.R_OK)
-        with _explained(name), contextlib.ExitStack() as stack:
+        with _opening(name), contextlib.ExitStack() as stack:
             reader = _connect(name, "ro")
             stack.callback(reader.close)
             _check_format(name, reader)
@@ -130,7 +130,11 @@ class SqliteAccount:
         return [pool for (pool,) in self._all(sql.GET_POOLS)]
 
     def done(self, pool: int, segment: int) -> IntervalSet:
-        return _intervals(self._all(sql.GET_DONE, pool, segment))
+        pairs = self._all(sql.GET_DONE, pool, segment)
+        try:
+            return _intervals(pairs)
+        except ValueError as error:
+            raise _damaged(self.path, error) from error
 
     def open_hits(self, pool: int, segment: int) -> Iterator[bytes]:
         done = self.done(pool, segment)
@@ -285,7 +289,7 @@ class SqliteLedger(SqliteAccount):
 
     @classmethod
     def _begin(cls, path: str, lock: WriterLock) -> SqliteLedger:
-        with _explained(path), contextlib.ExitStack() as stack:
+        with _opening(path), contextlib.ExitStack() as stack:
             writer = _connect(path, "rw")
             stack.callback(writer.close)
             _check_format(path, writer)
@@ -325,6 +329,12 @@ class SqliteLedger(SqliteAccount):
         while rows := self.read(after, STORED_ROWS_MAX):
             yield from rows
             after = rows[-1][0]
+
+    def open_hits(self, pool: int, segment: int) -> Iterator[bytes]:
+        with self._write_lock:
+            if self._book is not None and not self._book.may_be_open((pool, segment)):
+                return iter(())  # without reading for each of many segments what is of few
+        return super().open_hits(pool, segment)
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────
 
@@ -590,6 +600,18 @@ def _explained(path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _explain(path, error) from error
+    except UnicodeDecodeError as error:  # in text that was damaged; what we write is encoded
+        raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """The same, where any value that makes no sense comes from the file."""
+    try:
+        with _explained(path):
+            yield
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def _explain(path: str, error: sqlite3.Error) -> LedgerError:
@@ -600,7 +622,7 @@ def _explain(path: str, error: sqlite3.Error) -> LedgerError:
         )
     if name == "SQLITE_NOTADB":
         return _stranger(path)
-    if name.startswith("SQLITE_CORRUPT"):
+    if name == "SQLITE_ERROR" or name.startswith("SQLITE_CORRUPT"):  # our statements are right
         return _damaged(path, error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return LedgerError(

@@ -100,7 +100,7 @@ def prime(
 ) -> None:
     """Tell new workers how to scan, and give them first leases, in turn; never blocks.
 
-    The leases must need no names, and be at most `protocol.SLICES_AHEAD` for each worker.
+    The leases must need no names.
     """
     orders: list[list[protocol.ToWorker]] = []
     for index, worker in enumerate(workers):

@@ -10,6 +10,8 @@ again; the scheduler takes each once.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 from collections import deque
 from dataclasses import dataclass, field
@@ -40,6 +42,9 @@ NOTICE_EVERY_S = 0.01
 #: that cannot run workers.
 DEATHS_IN_A_ROW_MAX = 12
 RECEIVE_BYTES = 1 << 18
+#: A worker that has slices says something each 5 s. One that was silent for so long hangs (or was
+#: stopped by somebody): it is ended, and its slices begin again.
+SILENT_S = 30.0
 #: Position of ``error`` among the eight counts of a slice.
 ERROR_COUNT = 4
 
@@ -82,6 +87,7 @@ class _Hand:
     spaces: set[int] = field(default_factory=set)
     lock: trio.Lock = field(default_factory=trio.Lock)
     sent: int = 0
+    silent: bool = False
     paused: bool = False
 
     async def send(self, *messages: protocol.ToWorker) -> None:
@@ -204,7 +210,7 @@ class Supervisor:
             start = self._ready.pop(0) if self._ready else Primed(self._spawn())
             hand = _Hand(
                 trio.SocketStream(trio.socket.from_stdlib_socket(start.socket)),
-                wants=protocol.SLICES_AHEAD - len(start.holds),
+                wants=max(0, protocol.SLICES_AHEAD - len(start.holds)),
                 holds=start.holds,
                 spaces=start.spaces,
             )
@@ -236,9 +242,18 @@ class Supervisor:
         self._changed.set()
         unpacker = protocol.Unpacker(at_worker=False)
         while True:
+            data = b""
             try:
-                data = await hand.stream.receive_some(RECEIVE_BYTES)
+                with trio.move_on_after(SILENT_S) as silence:
+                    data = await hand.stream.receive_some(RECEIVE_BYTES)
             except trio.BrokenResourceError:
+                return
+            if silence.cancelled_caught:
+                if not hand.holds:
+                    continue
+                hand.silent = True
+                if hand.pid:
+                    _kill(hand.pid)
                 return
             if not data:
                 return
@@ -249,6 +264,8 @@ class Supervisor:
         match message:
             case protocol.Started(pid):
                 hand.pid = pid
+            case protocol.Alive(sent):
+                hand.sent = sent
             case protocol.Want(slices):
                 hand.wants += slices
                 self._changed.set()
@@ -263,13 +280,15 @@ class Supervisor:
     async def _bury(self, hand: _Hand) -> None:
         """A worker has died: its slices begin again with others, unless they are the cause."""
         how = await self._ending(hand.pid)
+        if hand.silent:
+            how = f"was silent for {SILENT_S:g} s and was ended"
         log.warning(
             "worker %s %s; its %d slices begin again", hand.pid or "?", how, len(hand.holds)
         )
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > DEATHS_IN_A_ROW_MAX:
             raise WorkersFail(f"worker processes die one after the other, the last: {how}")
-        if how not in _FROM_OUTSIDE:
+        if hand.silent or how not in _FROM_OUTSIDE:
             for lease in hand.holds.values():
                 self._deaths[lease.lease] = self._deaths.get(lease.lease, 0) + 1
         guilty = [each for each in hand.holds.values() if self._is_guilty(each)]
@@ -351,7 +370,7 @@ class Supervisor:
     async def _space(self, segment: Segment) -> protocol.Space:
         """The space as workers get it: exclusions with what excluded names resolve to here."""
         if segment.id not in self._spaces:
-            away = await self._resolver.all(set(segment.excluded_names))
+            away = await self._resolver.exclusions(set(segment.excluded_names))
             for name, addresses in away.items():
                 if not addresses:
                     log.warning("excluded name %s has no address here: nothing to exclude", name)
@@ -359,3 +378,10 @@ class Supervisor:
                 segment, [each for addresses in away.values() for each in addresses]
             )
         return self._spaces[segment.id]
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has just ended by itself

@@ -10,16 +10,29 @@ far the clerk takes nothing more, which holds nodes and workers.
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import trio
 
 from nray.events.hub import Hub, SinkPort, open_hub
+from nray.events.json_file import JsonFileSink
 from nray.events.model import Event, environment_event, port_event
-from nray.ledger.entries import RECORD_BYTES, Entry, Hits, NodeSeen, Registration, Row
+from nray.ledger.entries import (
+    RECORD_BYTES,
+    CursorAt,
+    Entry,
+    Hits,
+    NodeSeen,
+    Registration,
+    Row,
+    SliceDone,
+)
 from nray.ledger.ledger import Cursor, Ledger, LedgerFull
+from nray.server.scheduler import Taken
 from nray.targets.findings import Finding, expand
 from nray.targets.segment import Segment
 
@@ -32,16 +45,19 @@ PENDING_BYTES_MAX = 8 * 1024 * 1024
 PENDING_ENTRIES_MAX = 4096
 #: Rows of the journal that a feeder takes at a time.
 ROWS_MOST = 256
-#: Events kept, so that the second output need not make them again.
+#: Events kept for outputs that are behind the first, so that they need not be made again.
 CACHED_EVENTS_MAX = 65_536
 #: How often a full disk is tried again, seconds.
 RETRY_S = 1.0
 #: How often an output's cursor is brought up to date at least, seconds; what was written since
 #: is compared, not written again, when a scan is resumed.
 CURSOR_EVERY_S = 5.0
+#: The same for an output that cannot be compared (a terminal, a pipe): what was written since is
+#: written again.
+CURSOR_SOON_S = 0.25
 
 # Spelled out, because mypy does not see keyword arguments after trio's ``*args``.
-_in_thread: Callable[..., Awaitable[object]] = trio.to_thread.run_sync
+_in_thread: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync
 
 
 class _Clerk:
@@ -64,7 +80,7 @@ class _Clerk:
 
     @property
     def idle(self) -> bool:
-        return not self._pending and not self._busy
+        return not self._pending and not self._then and not self._busy
 
     def submit(self, entries: Sequence[Entry], then: Callable[[], None] | None) -> None:
         self._pending += entries
@@ -125,20 +141,30 @@ class _Translator:
         self._segments = segments
         self._timeouts_ms = timeouts_ms
         self._nodes = {node.node: node for node in ledger.nodes()}
-        self._kept: OrderedDict[int, list[Event]] = OrderedDict()
+        #: How many outputs read.
+        self.readers = 0
+        # By row: its events, and how many outputs will still ask for them.
+        self._kept: OrderedDict[int, tuple[list[Event], int]] = OrderedDict()
         self._kept_events = 0
+        self._newest = 0
 
     def know(self, node: NodeSeen) -> None:
         self._nodes[node.node] = node
 
     def events(self, seq: int, row: Row) -> list[Event]:
-        events = self._kept.get(seq)
-        if events is None:
+        kept = self._kept.pop(seq, None)
+        if kept is not None:
+            events, waiting = kept
+            self._kept_events -= len(events) + 1
+        else:  # the first to ask, or one so far behind that they were let go
             events = self._make(row)
-            self._kept[seq] = events
+            waiting = self.readers if seq > self._newest else 1
+            self._newest = max(seq, self._newest)
+        if waiting > 1:
+            self._kept[seq] = events, waiting - 1
             self._kept_events += len(events) + 1
             while self._kept_events > CACHED_EVENTS_MAX:
-                _, old = self._kept.popitem(last=False)
+                _, (old, _) = self._kept.popitem(last=False)
                 self._kept_events -= len(old) + 1
         return events
 
@@ -196,6 +222,8 @@ class _Feeder:
         #: Hits that this output has been given, of those in the ledger.
         self.fed = ledger.hits_until(self._after)
         self.moved = trio.lowlevel.ParkingLot()
+        follows = isinstance(port.sink, JsonFileSink)
+        self._mark_every_s = CURSOR_EVERY_S if follows else CURSOR_SOON_S
 
     @property
     def caught_up(self) -> bool:
@@ -216,17 +244,23 @@ class _Feeder:
                 if isinstance(row, Hits):
                     self.fed += len(row.packed) // RECORD_BYTES
                 self.moved.unpark_all()
-            if trio.current_time() - marked_at >= CURSOR_EVERY_S:
+            if rows and not self._ledger.durable:
+                # Nothing is gone on with from memory; what all outputs have may be let go.
+                self._ledger.set_cursor(self._port.sink.name, Cursor(self._after))
+                self._marked = self._after
+            if trio.current_time() - marked_at >= self._mark_every_s:
                 await self.mark()
                 marked_at = trio.current_time()
-            if not rows:
-                with trio.move_on_after(CURSOR_EVERY_S):
+            # What was committed while a thread read is not to be waited for.
+            if not rows and self.caught_up:
+                with trio.move_on_after(self._mark_every_s):
                     await self._clerk.committed.park()
 
     async def _read(self, after: int) -> list[tuple[int, Row]]:
         if not self._ledger.durable:
             return self._ledger.read(after, ROWS_MOST)
-        return await trio.to_thread.run_sync(self._ledger.read, after, ROWS_MOST)
+        rows: list[tuple[int, Row]] = await _in_thread(self._ledger.read, after, ROWS_MOST)
+        return rows
 
     async def mark(self) -> None:
         """Record how far the output is, once that is on the disk."""
@@ -234,11 +268,11 @@ class _Feeder:
         if after == self._marked:
             return
         await self._hub.sync()
-        try:
-            self._ledger.set_cursor(self._port.sink.name, Cursor(after, self._port.sink.position))
-        except LedgerFull:
-            return  # the old cursor is as good: what follows it will be compared
         self._marked = after
+        # Among others, so that it costs no fsync of its own. Until it is durable the old cursor
+        # is as good: what follows it in a file is compared, not written again.
+        sink = self._port.sink
+        self._clerk.submit([CursorAt(sink.name, Cursor(after, sink.position))], None)
 
 
 class Books:
@@ -270,6 +304,11 @@ class Books:
                 self._translator.know(each)
         self._clerk.submit(entries, then)
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was submitted is durable."""
+        return self._clerk.idle
+
     async def settled(self) -> None:
         """Wait until all that was submitted is durable."""
         await trio.lowlevel.checkpoint()
@@ -287,6 +326,26 @@ class Books:
         await self.written()
         for feeder in self._feeders:
             await feeder.mark()
+        await self.settled()
+
+
+def now_ms() -> int:
+    """The clock of events: ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def entries_of(
+    taken: Taken, counts: tuple[int, ...], errors: dict[str, int], node: int
+) -> list[Entry]:
+    """What is written down of a report that the scheduler has taken; ``counts`` are eight."""
+    entries: list[Entry] = []
+    pool, segment, start = taken.pool.number, taken.segment, taken.start
+    if taken.fresh:
+        entries.append(Hits(node, pool, segment, start, now_ms(), taken.fresh))
+    if taken.ended:
+        ended = SliceDone(pool, segment, start, taken.size, counts, errors)  # type: ignore[arg-type]
+        entries.append(ended)
+    return entries
 
 
 @asynccontextmanager
@@ -317,6 +376,7 @@ async def open_books(
             hub = await stack.enter_async_context(open_hub([port]))
             books._feeders.append(_Feeder(ledger, port, hub, translator, clerk))
             books._lag_max.append(max(1, port.channelsize))
+            translator.readers += 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clerk.run)
             for feeder in books._feeders:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import errno
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
+from trio.lowlevel import ParkingLot
 
 from nray import UserError, __version__
-from nray.server.recorder import Recorder, Source, now_ms
+from nray.ledger.entries import Entry, NodeSeen, Registration
+from nray.server.books import Books, entries_of, now_ms
+from nray.server.restore import restore
 from nray.server.scheduler import FaultyReport, Scheduler
 from nray.server.sessions import Session, Sessions
 from nray.server.summary import status_line
 from nray.targets.findings import expand
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
-from nray.wire.errors import EXPLANATIONS, PeerFault, Reason, clip
+from nray.wire.errors import EXPLANATIONS, LocalFault, PeerFault, Reason, clip
 from nray.wire.messages import (
     PROTOCOL_VERSION,
     Ack,
     Ask,
     Bye,
-    Environment,
     Heartbeat,
     Lease,
     NodeMessage,
@@ -87,7 +89,7 @@ class Server:
     Args:
         options: see `ServerOptions`.
         segments: what to scan.
-        recorder: where findings go.
+        books: over the scan's ledger; where findings go, and where the scan goes on from.
         doorman: who may talk.
     """
 
@@ -95,39 +97,43 @@ class Server:
         self,
         options: ServerOptions,
         segments: Sequence[Segment],
-        recorder: Recorder,
+        books: Books,
         doorman: Doorman | None = None,
     ) -> None:
         self._options = options
         self._segments = {segment.id: segment for segment in segments}
         self._packed = {segment.id: segment.pack() for segment in segments}
-        self._recorder = recorder
+        self._books = books
         self._doorman = doorman or Doorman()
-        self._scan = secrets.token_hex(8)
         self.scheduler = Scheduler(
             pools=options.pools,
             slice_most=options.slice_most,
             ratelimit=options.settings.ratelimit,
+            generation=books.ledger.generation,
         )
         for segment in segments:
             self.scheduler.add_segment(segment)
         self.scheduler.end_segments()
+        restore(self.scheduler, books.ledger)
+        self.done_before = sum(pool.done for pool in self.scheduler.pools)
         self._sessions = Sessions(
             self.scheduler,
             expiry_s=options.node_expiry_s,
             several_per_machine=options.several_per_machine,
             pool_by_preference=options.pool_by_preference,
+            seen=books.ledger.nodes(),
         )
         self._over = trio.Event()
         self._stop = Stop(True)
         self._guests = 0
+        # Reports in the books that are not on the disk yet.
+        self._not_durable = 0
         # Set when a line or a session has ended.
         self._left = trio.Event()
-        # Around what is being written down.
-        self._writing: set[trio.CancelScope] = set()
         self._heartbeat_s = min(HEARTBEAT_S, options.node_expiry_s / 3)
         self.first_lease_at: float | None = None
         self.interrupted = False
+        self.paused = False
 
     def interrupt(self, why: str) -> None:
         """End early: nodes are told to stop, and `run` returns once they have."""
@@ -136,11 +142,16 @@ class Server:
             self._stop = Stop(False, clip(why))
             self._over.set()
 
+    def pause(self, on: bool) -> None:
+        """Have all nodes hold new probes back, or go on. What is in flight ends as ever."""
+        if on != self.paused:
+            self.paused = on
+            self._sessions.kick()
+
     async def run(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Serve until the scan is done or interrupted, and all nodes were told.
 
-        The listeners are closed at the end, however it comes. Cancelled, what is being written
-        down may be lost; at any other end it is waited for.
+        The listeners are closed at the end, however it comes.
         """
         async with trio.open_nursery() as nursery:
             for listener in listeners:
@@ -149,13 +160,8 @@ class Server:
             nursery.start_soon(self._tell_status)
             if self.scheduler.finished:
                 self._over.set()
-            try:
-                await self._over.wait()
-                await self._dismiss()
-            except BaseException:
-                for scope in self._writing:
-                    scope.shield = False
-                raise
+            await self._over.wait()
+            await self._dismiss()
             nursery.cancel_scope.cancel()
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────
@@ -200,7 +206,8 @@ class Server:
     async def _tell_status(self) -> None:
         while True:
             await trio.sleep(self._options.status_every_s)
-            log.info("%s", status_line(self.scheduler, len(self._sessions.connected())))
+            line = status_line(self.scheduler, len(self._sessions.connected()))
+            log.info("%s%s", "paused; " if self.paused else "", line)
 
     # ── one line ────────────────────────────────────────────────────────────────────────────
 
@@ -221,15 +228,17 @@ class Server:
             try:
                 register = await self._greet(channel, peer)
                 if register is not None:
-                    session, known = await self._enter(channel, register, identity)
+                    session, back = await self._enter(channel, register, identity)
                     self._guests -= 1
                     guest = False
-                    await self._talk(channel, session, peer, None if known else register)
+                    await self._talk(channel, session, peer, back=back)
             except PeerFault as fault:
                 log.warning("%s broke the protocol: %s", peer, fault.detail)
                 await channel.refuse(fault.reason, fault.detail)
             except (ChannelEnded, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 log.debug("%s: %s", peer, error)
+            except LocalFault:  # a mistake of ours costs one line, not the scan
+                log.exception("mistake in talking to %s", peer)
             finally:
                 with trio.move_on_after(1.0, shield=True):
                     await channel.aclose()
@@ -260,18 +269,23 @@ class Server:
     async def _enter(
         self, channel: NodeChannel, register: Register, identity: str | None
     ) -> tuple[Session, bool]:
-        """The node's session, from now on led over this line, and whether it was there before."""
+        """The node's session, from now on led over this line, and whether it was ever met.
+
+        A new one goes into the books before anything is said to it: whatever becomes of the
+        line, it is known from now on.
+        """
         before = self._sessions.known(register.instance)
         if before is not None and before.channel is not None:
             await trio.aclose_forcefully(before.channel)
+        met = self._sessions.met(register.instance)
         session = self._sessions.enter(register, identity, trio.current_time())
         session.channel = channel
-        return session, before is session
+        if not met:
+            self._announce(session, register)
+        return session, met
 
-    async def _talk(
-        self, channel: NodeChannel, session: Session, peer: str, new: Register | None
-    ) -> None:
-        """All that is said once a node has registered; ``new``: how, if it is not known yet.
+    async def _talk(self, channel: NodeChannel, session: Session, peer: str, *, back: bool) -> None:
+        """All that is said once a node has registered; ``back``: again.
 
         Raises:
             PeerFault: the node broke the protocol, or reported what cannot be true.
@@ -279,13 +293,16 @@ class Server:
         gone = False
         try:
             async with trio.open_nursery() as nursery:
-                await self._let_in(channel, session, peer, back=new is None)
+                line = _Line(channel)
+                await self._let_in(channel, session, peer, back=back)
                 nursery.start_soon(self._lease, channel, session)
+                nursery.start_soon(self._acknowledge, line)
                 nursery.start_soon(self._reassure, channel, session)
-                if new is not None:
-                    await self._announce(session, new.environment)
-                await self._listen(channel, session)
+                await self._listen(line, session)
                 gone = True
+                with trio.move_on_after(FAREWELL_S / 2):
+                    while line.acknowledged < line.received:
+                        await line.told.park()
                 nursery.cancel_scope.cancel()
         except* (ChannelEnded, trio.BrokenResourceError, trio.ClosedResourceError):
             if not self._over.is_set():
@@ -312,7 +329,7 @@ class Server:
                 server_time_ms=now_ms(),
                 heartbeat_s=self._heartbeat_s,
                 settings=self._options.settings,
-                scan=self._scan,
+                scan=self._books.ledger.scan,
             )
         )
         log.info(
@@ -329,10 +346,17 @@ class Server:
     async def _lease(self, channel: NodeChannel, session: Session) -> None:
         """Give the node what it wants, as it comes; at the end, Stop."""
         announced: set[int] = set()
+        told_paused = False
         while not self._over.is_set():
             if session.channel is not channel:
                 return  # it has come back on another line, whose task this is now
             session.kick = trio.Event()
+            if told_paused != self.paused:
+                told_paused = self.paused
+                await channel.send(Pulse(told_paused))
+            if told_paused:
+                await session.kick.wait()
+                continue
             for grant in self.scheduler.grant(session.node, trio.current_time()):
                 if self.first_lease_at is None:
                     self.first_lease_at = time.monotonic()
@@ -348,79 +372,111 @@ class Server:
         while True:
             await trio.sleep(self._heartbeat_s)
             if session.busy:
-                await channel.send(Pulse())
+                await channel.send(Pulse(self.paused))
 
-    async def _listen(self, channel: NodeChannel, session: Session) -> None:
+    async def _acknowledge(self, line: _Line) -> None:
+        """Tell the node what is durable of its reports, as it comes; one word for many."""
+        while True:
+            if line.durable == line.acknowledged:
+                line.news = trio.Event()
+                await line.news.wait()
+            durable = line.durable
+            await line.channel.send(Ack(durable))
+            line.acknowledged = durable
+            line.told.unpark_all()
+
+    async def _listen(self, line: _Line, session: Session) -> None:
         """Take what the node says until it says Bye."""
         while True:
-            message = await channel.receive()
+            message = await line.channel.receive()
             session.seen_at = trio.current_time()
             match message:
                 case Report():
-                    async with session.turn:
-                        await self._take(session, message)
-                    await channel.send(Ack(message.report))
+                    await self._take(line, session, message)
                 case Ask(leases):
                     self.scheduler.want(session.node, leases)
                     session.kick.set()
                 case Heartbeat(sent):
                     session.sent = sent
-                    await channel.send(Pulse())
+                    await line.channel.send(Pulse(self.paused))
                 case Bye():
                     return
 
-    async def _take(self, session: Session, report: Report) -> None:
-        """A report into the books and to the sinks; returns when both have it.
+    async def _take(self, line: _Line, session: Session, report: Report) -> None:
+        """A report into the books; it is acknowledged when it is durable.
+
+        What waits is only the room for it: from the scheduler's word to the books nothing can
+        come between.
 
         Raises:
             PeerFault: it cannot be true.
         """
+        await self._room(session)
+        entries: list[Entry] = []
         try:
             segment = self.scheduler.place(report.lease, session.node)
-            if segment is None:
-                return  # its slice was ended by another
-            findings = expand(self._segments[segment], report.hits)
-            taken = self.scheduler.report(
-                report.lease,
-                report.hits,
-                done=report.done,
-                counts=_counts(report),
-                errors=report.errors,
-                now=trio.current_time(),
-            )
+            if segment is not None:
+                expand(self._segments[segment], report.hits)  # a lie is refused whole
+                taken = self.scheduler.report(
+                    report.lease,
+                    report.hits,
+                    done=report.done,
+                    counts=_counts(report),
+                    errors=report.errors,
+                    now=trio.current_time(),
+                )
+                if taken is not None:
+                    entries = entries_of(taken, _counts(report), report.errors, session.number)
         except (FaultyReport, ValueError) as error:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
-        if taken is None:
-            return
-        fresh = taken.fresh
-        if len(fresh) != len(report.hits):
-            findings = expand(self._segments[segment], fresh)
-        await self._write(session, self._recorder.findings(_source(session), findings))
+        line.received = report.report
+        self._not_durable += 1
+        self._books.submit(entries, partial(self._durable, line, report.report))
 
-    async def _announce(self, session: Session, environment: Environment) -> None:
-        await self._write(session, self._recorder.registration(_source(session), environment))
-
-    async def _write(self, session: Session, writing: Awaitable[None]) -> None:
-        """Wait until the sinks have it. The scan is over when all is done and all is written.
-
-        What is in the books is not taken a second time, so it must reach the sinks whatever
-        becomes of the line meanwhile: shielded until `run` itself is cancelled.
-        """
+    async def _room(self, session: Session) -> None:
+        """Wait for room in the books: a slow output, or a full disk, holds the scan."""
         session.busy += 1
         try:
-            with trio.CancelScope(shield=True) as scope:
-                self._writing.add(scope)
-                try:
-                    await writing
-                    if self.scheduler.finished and self._writing == {scope}:
-                        await self._recorder.flush()
-                        self._over.set()
-                        self._sessions.kick()
-                finally:
-                    self._writing.discard(scope)
+            await self._books.room()
         finally:
             session.busy -= 1
             session.seen_at = trio.current_time()
+
+    def _durable(self, line: _Line, report: int) -> None:
+        line.durable = max(line.durable, report)
+        line.news.set()
+        self._not_durable -= 1
+        if self.scheduler.finished and not self._not_durable and not self._over.is_set():
+            self._over.set()
+            self._sessions.kick()
+
+    def _announce(self, session: Session, register: Register) -> None:
+        """A node that was never seen before goes into the books, and makes an event."""
+        node = NodeSeen(
+            session.number,
+            session.node.node_id,
+            session.name,
+            session.node.pool,
+            session.identity,
+            session.instance,
+            session.machine,
+            register.environment,
+            now_ms(),
+        )
+        self._books.submit([node, Registration(session.number, node.ms)])
+
+
+class _Line:
+    """One connection's reports: received, durable, acknowledged, by their numbers."""
+
+    def __init__(self, channel: NodeChannel) -> None:
+        self.channel = channel
+        self.received = 0
+        self.durable = 0
+        self.acknowledged = 0
+        #: Set when more is durable than acknowledged.
+        self.news = trio.Event()
+        self.told = ParkingLot()
 
 
 def _counts(report: Report) -> tuple[int, ...]:
@@ -435,10 +491,6 @@ def _counts(report: Report) -> tuple[int, ...]:
         counts.skipped,
         counts.addresses,
     )
-
-
-def _source(session: Session) -> Source:
-    return Source(session.node.node_id, session.name, session.node.pool, session.identity)
 
 
 def _first(faults: BaseExceptionGroup[PeerFault]) -> PeerFault:

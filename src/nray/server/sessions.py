@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from nray.ledger.entries import NodeSeen
 from nray.server.scheduler import Node, Scheduler
 from nray.wire.channel import Channel
 from nray.wire.messages import NodeMessage, Register, ServerMessage
@@ -32,12 +33,10 @@ class Session:
     sent: int = 0
     #: Set when there may be something to lease to this node.
     kick: trio.Event = field(default_factory=trio.Event)
-    #: What it told is being written down, so many times: we do not listen meanwhile, so its
-    #: silence is our own.
+    #: It waits for room in the books: we do not listen meanwhile, so its silence is our own.
     busy: int = 0
-    #: One report at a time, whatever line it came on: one that is sent again on a new line is
-    #: acknowledged only when the first has been written down.
-    turn: trio.Lock = field(default_factory=trio.Lock)
+    #: By which the ledger knows it.
+    number: int = 0
 
 
 class Sessions:
@@ -47,6 +46,7 @@ class Sessions:
         expiry_s: a node silent for so long is given up.
         several_per_machine: whether a second node of one machine is welcome.
         pool_by_preference: whether a node may choose its pool.
+        seen: nodes of an earlier server process, which are known again.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Sessions:
         expiry_s: float,
         several_per_machine: bool,
         pool_by_preference: bool,
+        seen: Sequence[NodeSeen] = (),
     ) -> None:
         self._scheduler = scheduler
         self._expiry_s = expiry_s
@@ -64,8 +65,9 @@ class Sessions:
         self._by_instance: dict[str, Session] = {}
         # A node that was given up and comes back goes to its own pool: its late reports are of
         # that pool's leases. Grows by one small entry for each node that has left.
-        self._pools: dict[str, int] = {}
-        self._count = 0
+        self._pools: dict[str, int] = {node.instance: node.pool for node in seen}
+        # Every node ever met keeps its number, and with it its id.
+        self._numbers: dict[str, int] = {node.instance: node.node for node in seen}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_instance.values()))
@@ -100,17 +102,24 @@ class Sessions:
         if session is not None:
             self._come_back(session, register, now)
             return session
-        self._count += 1
+        number = self._numbers.get(register.instance)
+        if number is None:
+            number = self._numbers[register.instance] = len(self._numbers) + 1
         preferred = register.preferred_pool if self._preference else -1
         pool = self._pools.pop(register.instance, None)
         if pool is None:
             pool = self._scheduler.choose_pool(preferred)
-        node = self._scheduler.join(f"node-{self._count}", pool, register.processes)
+        node = self._scheduler.join(f"node-{number}", pool, register.processes)
         session = Session(
-            node, register.name, register.instance, register.machine_id, identity, now
-        )
+            node, register.name, register.instance, register.machine_id, identity, now,
+            number=number,
+        )  # fmt: skip
         self._by_instance[register.instance] = session
         return session
+
+    def met(self, instance: str) -> bool:
+        """Whether a node was ever registered in this scan, by any server process."""
+        return instance in self._numbers
 
     def _come_back(self, session: Session, register: Register, now: float) -> None:
         session.seen_at = now
@@ -126,8 +135,9 @@ class Sessions:
 
     def left(self, session: Session) -> int:
         """A node is gone for good; how many slices go to others."""
-        if self._by_instance.pop(session.instance, None) is None:
-            return 0
+        if self._by_instance.get(session.instance) is not session:
+            return 0  # gone before; under its name there may be its next session
+        del self._by_instance[session.instance]
         self._pools[session.instance] = session.node.pool
         return self._scheduler.leave(session.node)
 

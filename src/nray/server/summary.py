@@ -54,8 +54,12 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
     return line
 
 
-def summary_lines(scheduler: Scheduler, seconds: float) -> list[str]:
-    """What came out, for people; the first line holds the total and the time."""
+def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list[str]:
+    """What came out, for people; the first line holds the total and the time.
+
+    Args:
+        before: probes that were done before these seconds (a scan that went on).
+    """
     tally = totals(scheduler)
     probes = sum(pool.done for pool in scheduler.pools)
     parts = [
@@ -71,7 +75,9 @@ def summary_lines(scheduler: Scheduler, seconds: float) -> list[str]:
         )
         if count or word == "open"
     ]
-    lines = [f"{_plural(probes, 'probe')} in {_time(probes, seconds)}: {', '.join(parts)}"]
+    lines = [f"{_plural(probes, 'probe')} in {_time(probes - before, seconds)}: {', '.join(parts)}"]
+    if before:
+        lines.append(f"{before:,} of them were done before this run")
     if tally.addresses:
         lines.append(f"{_plural(tally.addresses, 'more probe')} for further addresses of names")
     errors: dict[str, int] = {}

@@ -13,6 +13,7 @@ import socket
 from nray import _core
 from nray.worker.protocol import (
     SLICES_AHEAD,
+    Alive,
     Configure,
     Found,
     Pause,
@@ -26,7 +27,7 @@ from nray.worker.protocol import (
     range_pairs,
 )
 
-#: The engine comes back at least this often, seconds; nothing depends on it but its own ease.
+#: The engine comes back at least this often, seconds, and the worker then says that it lives.
 PUMP_S = 5.0
 RECEIVE_BYTES = 1 << 18
 
@@ -98,7 +99,7 @@ class Worker:
     def _add(self, work: Slice) -> None:
         assert self._engine is not None
         space, exclusions = self._spaces[work.segment]
-        self._wanted -= 1
+        self._wanted = max(0, self._wanted - 1)  # the first may come unasked
         if work.addresses is None:
             self._engine.add_slice(work.lease, work.start, work.count, space, exclusions)
         else:
@@ -121,8 +122,9 @@ class Worker:
             if more > 0 and engine.slices_open < _SLICES_FULL:
                 self._wanted += more
                 out.append(pack(Want(more)))
-            if out:
-                self._control.sendall(b"".join(out))
+            if not out and not told:
+                out.append(pack(Alive(engine.sent)))
+            self._control.sendall(b"".join(out))
             if told:
                 return
 

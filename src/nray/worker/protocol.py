@@ -83,6 +83,12 @@ class Found(_Message, frozen=True, tag="found"):
     sent: int
 
 
+class Alive(_Message, frozen=True, tag="alive"):
+    """From a worker that has had nothing else to say for a while."""
+
+    sent: int
+
+
 class Started(_Message, frozen=True, tag="started"):
     """From a worker: it is there."""
 
@@ -90,7 +96,7 @@ class Started(_Message, frozen=True, tag="started"):
 
 
 ToWorker = Configure | Space | Slice | Pause
-FromWorker = Want | Found | Started
+FromWorker = Want | Found | Alive | Started
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -1,0 +1,76 @@
+"""How the scan in a ledger stands, for people."""
+
+from __future__ import annotations
+
+import time
+
+from nray.api.state import Origin, unpack_origin
+from nray.ledger.ledger import Account
+from nray.ledger.sqlite import SqliteAccount
+from nray.targets.segment import Segment
+
+#: Gaps in what is done that are told one by one.
+GAPS_TOLD_MAX = 5
+STATES = ("open", "closed", "filtered", "open|filtered", "errors", "excluded", "skipped")
+
+
+def standing_lines(path: str) -> list[str]:
+    """Lines about the scan in a ledger, which may be in use.
+
+    Raises:
+        LedgerError: there is none that can be read.
+        UserError: another version of nray wrote it.
+    """
+    account = SqliteAccount.inspect(path)
+    try:
+        return _lines(account, unpack_origin(account.settings, path), path)
+    finally:
+        account.close()
+
+
+def _lines(account: Account, origin: Origin, path: str) -> list[str]:
+    segments = [Segment.unpack(body) for _, body in account.segments()]
+    total = sum(segment.probes for segment in segments)
+    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.created_ms / 1000))
+    lines = [
+        f"scan {account.scan}, begun {begun} by nray {origin.kind}",
+        "finished" if account.finished else f"not finished; {_how_to_go_on(origin, path)}",
+    ]
+    pools = account.pools() or [0]
+    for pool in pools:
+        lines += _pool_lines(account, pool, segments, total)
+    nodes = account.nodes()
+    if nodes and origin.kind == "server":
+        names = ", ".join(f"{node.node_id} ({node.name})" for node in nodes)
+        lines.append(f"nodes seen: {names}")
+    return lines
+
+
+def _how_to_go_on(origin: Origin, path: str) -> str:
+    if origin.kind == "scan":
+        return f"go on with it by: nray scan --resume {path}"
+    return "go on with it by: nray server -c FILE --resume"
+
+
+def _pool_lines(account: Account, pool: int, segments: list[Segment], total: int) -> list[str]:
+    done = 0
+    gaps: list[str] = []
+    gap_count = 0
+    for segment in segments:
+        intervals = account.done(pool, segment.id)
+        done += intervals.total
+        for start, end in intervals.gaps(segment.probes):
+            gap_count += 1
+            if len(gaps) < GAPS_TOLD_MAX:
+                gaps.append(f"{segment.id}:{start}-{end - 1}")
+    share = 100 * done / total if total else 100.0
+    lines = [f"pool {pool}: {done} of {total} probes done ({share:.1f} %), {total - done} missing"]
+    counts = account.tally(pool)
+    told = [f"{count} {state}" for state, count in zip(STATES, counts, strict=False) if count]
+    lines.append(f"  hits {account.hits(pool)}" + (f"; {', '.join(told)}" if told else ""))
+    for reason, count in sorted(account.errors(pool).items()):
+        lines.append(f"  not sent: {count} ({reason})")
+    if gaps:
+        more = f" and {gap_count - len(gaps)} more" if gap_count > len(gaps) else ""
+        lines.append(f"  missing, as segment:positions: {', '.join(gaps)}{more}")
+    return lines
