@@ -67,9 +67,8 @@ async def inline(method, *args, abandon_on_cancel=False, limiter=None):
     """
     await trio.lowlevel.checkpoint()
     async with limiter or nullcontext():
-        with trio.CancelScope(shield=not abandon_on_cancel):
-            result = method(*args)
-            return await result if inspect.isawaitable(result) else result
+        result = method(*args)
+        return await result if inspect.isawaitable(result) else result
 
 
 def run_in_trio(main: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -288,7 +287,8 @@ class FakeLedger(MemoryLedger):
 
     async def _commit_slowly(self, entries: Sequence[Entry]) -> int:
         await self._gate.wait()
-        await trio.sleep(self.takes_s)
+        with trio.CancelScope(shield=True):  # as a thread, which nobody can stop
+            await trio.sleep(self.takes_s)
         return self._commit(entries)
 
     def _commit(self, entries: Sequence[Entry]) -> int:

@@ -77,6 +77,10 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
                 (Segment.unpack(body) for _, body in ledger.segments()),
                 unpack_origin(ledger.settings, ledger_path(config, name)).seed,
             )
+            if ledger.finished:
+                status = _tell_finished(ledger, made, ledger_path(config, name))
+                ledger.close()
+                return status
             _tell_resumed(ledger, made)
         status = _run(config, made, doorman, name, ledger)
     except BaseException:
@@ -128,6 +132,21 @@ def _tell_resumed(ledger: Ledger, made: Plan) -> None:
         ledger.done(pool, segment.id).total for pool in ledger.pools() for segment in made.segments
     )
     log.info("going on with the scan: %s probes were done", f"{done:,}")
+
+
+def _tell_finished(ledger: Ledger, made: Plan, path: str) -> int:
+    """There is nothing to go on with: every output has everything. The exit status, as it was."""
+    from nray.server.restore import restore
+    from nray.server.scheduler import Scheduler
+    from nray.server.summary import exit_status, found
+
+    scheduler = Scheduler(pools=max(ledger.pools(), default=0) + 1)
+    for segment in made.segments:
+        scheduler.add_segment(segment)
+    scheduler.end_segments()
+    restore(scheduler, ledger)
+    log.info("%s: the scan is finished, nothing is left to do: %s", path, found(scheduler))
+    return exit_status(scheduler)
 
 
 def plan_of(config: Config) -> Plan:

@@ -52,6 +52,9 @@ FAREWELL_S = 10.0
 #: How long a line that is not yet registered is waited for at the end: long enough for an honest
 #: node, which is then told to stop and does not look for this server for ever.
 LATECOMER_S = 2.0
+#: At the end of a scan that was gone on with, how long nodes of the earlier process are waited for
+#: that did not come back yet: a little longer than they wait between two attempts.
+RETURN_S = 6.0
 HEARTBEAT_S = 5.0
 #: Lines under way that have not registered yet: what half-open peers can hold at most.
 GUESTS_MAX = 256
@@ -122,6 +125,7 @@ class Server:
             several_per_machine=options.several_per_machine,
             pool_by_preference=options.pool_by_preference,
             seen=books.ledger.nodes(),
+            awaited=not books.ledger.finished,
         )
         self._over = trio.Event()
         self._stop = Stop(True)
@@ -174,6 +178,9 @@ class Server:
         """
         self._sessions.kick()
         with trio.move_on_after(FAREWELL_S) as farewell:
+            if not self.interrupted:
+                with trio.move_on_after(RETURN_S):
+                    await self._until(lambda: not self._sessions.awaited)
             with trio.move_on_after(LATECOMER_S):
                 await self._until(lambda: not len(self._sessions) and not self._guests)
             await self._until(lambda: not len(self._sessions))

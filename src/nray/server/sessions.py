@@ -47,6 +47,7 @@ class Sessions:
         several_per_machine: whether a second node of one machine is welcome.
         pool_by_preference: whether a node may choose its pool.
         seen: nodes of an earlier server process, which are known again.
+        awaited: whether these may still be looking for a server.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Sessions:
         several_per_machine: bool,
         pool_by_preference: bool,
         seen: Sequence[NodeSeen] = (),
+        awaited: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._expiry_s = expiry_s
@@ -66,6 +68,8 @@ class Sessions:
         # A node that was given up and comes back goes to its own pool: its late reports are of
         # that pool's leases. Grows by one small entry for each node that has left.
         self._pools: dict[str, int] = {node.instance: node.pool for node in seen}
+        # Nodes of an earlier server process that were not heard of again.
+        self.awaited = {node.instance for node in seen} if awaited else set()
         # Every node ever met keeps its number, and with it its id.
         self._numbers: dict[str, int] = {node.instance: node.node for node in seen}
 
@@ -98,6 +102,7 @@ class Sessions:
 
     def enter(self, register: Register, identity: str | None, now: float) -> Session:
         """Register a node, new or come back."""
+        self.awaited.discard(register.instance)
         session = self._by_instance.get(register.instance)
         if session is not None:
             self._come_back(session, register, now)

@@ -54,6 +54,12 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
     return line
 
 
+def found(scheduler: Scheduler) -> str:
+    """How many probes there were and how they ended, in one line."""
+    probes = sum(pool.done for pool in scheduler.pools)
+    return f"{_plural(probes, 'probe')}, {_states(totals(scheduler))}"
+
+
 def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list[str]:
     """What came out, for people; the first line holds the total and the time.
 
@@ -62,20 +68,7 @@ def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list
     """
     tally = totals(scheduler)
     probes = sum(pool.done for pool in scheduler.pools)
-    parts = [
-        f"{count:,} {word}"
-        for word, count in (
-            ("open", tally.open),
-            ("closed", tally.closed),
-            ("filtered", tally.filtered),
-            ("open|filtered", tally.open_filtered),
-            ("not sent", tally.error),
-            ("excluded after resolution", tally.excluded),
-            ("without a known payload", tally.skipped),
-        )
-        if count or word == "open"
-    ]
-    lines = [f"{_plural(probes, 'probe')} in {_time(probes - before, seconds)}: {', '.join(parts)}"]
+    lines = [f"{_plural(probes, 'probe')} in {_time(probes - before, seconds)}: {_states(tally)}"]
     if before:
         lines.append(f"{before:,} of them were done before this run")
     if tally.addresses:
@@ -94,6 +87,20 @@ def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list
         total = sum(pool.total for pool in scheduler.pools)
         lines.append(f"not finished: {total - probes:,} of {total:,} to do")
     return lines
+
+
+def _states(tally: Tally) -> str:
+    """How many probes ended how, those left out that none did."""
+    counts = (
+        (tally.open, "open"),
+        (tally.closed, "closed"),
+        (tally.filtered, "filtered"),
+        (tally.open_filtered, "open|filtered"),
+        (tally.error, "not sent"),
+        (tally.excluded, "excluded after resolution"),
+        (tally.skipped, "without a known payload"),
+    )
+    return ", ".join(f"{count:,} {word}" for count, word in counts if count or word == "open")
 
 
 def _time(probes: int, seconds: float) -> str:
