@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nray._core import REASONS, STATES
-from nray.targets.findings import Finding, expand
+from nray.targets.findings import Finding, check, expand
 from nray.targets.plan import plan
 
 HIT = struct.Struct("<Q16sIBBBB")
@@ -150,3 +150,27 @@ def test_garbage_is_findings_or_a_value_error(packed: bytes) -> None:
         expand(SEGMENT, packed)
     except ValueError:
         pass
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**16))
+def test_checking_refuses_what_expanding_refuses(state: int, reason: int, at: int) -> None:
+    good = hit(at % SEGMENT.probes, family=None) if at % SEGMENT.probes != NAME else hit(0)
+    packed = good[:29] + bytes([state, reason]) + good[31:]
+    try:
+        expand(SEGMENT, packed)
+    except ValueError:
+        with pytest.raises(ValueError):
+            check(SEGMENT, packed)
+    else:
+        check(SEGMENT, packed)
+
+
+@given(st.binary(max_size=100))
+def test_checking_garbage_is_as_expanding_it(packed: bytes) -> None:
+    try:
+        expand(SEGMENT, packed)
+    except ValueError:
+        with pytest.raises(ValueError):
+            check(SEGMENT, packed)
+    else:
+        check(SEGMENT, packed)

@@ -149,8 +149,8 @@ async def scan_here(
             await office.finished.wait()
             nursery.cancel_scope.cancel()
         seconds = time.monotonic() - begun.begun_at
-    if scheduler.finished:
-        ledger.finish()
+        if scheduler.finished:
+            books.finish()
     return ScanResult(
         exit_status=EXIT_INTERRUPTED if interrupted else exit_status(scheduler),
         tally=totals(scheduler),

@@ -278,11 +278,11 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str, ledger:
                 await server.run(listeners)
                 await books.written()
                 nursery.cancel_scope.cancel()
+            if server.scheduler.finished:
+                books.finish()
         return server
 
     server = loop.run(main)
-    if server.scheduler.finished:
-        ledger.finish()
     begun = server.first_lease_at
     seconds = time.monotonic() - begun if begun is not None else 0.0
     for line in summary_lines(server.scheduler, seconds, server.done_before):

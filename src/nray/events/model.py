@@ -12,7 +12,7 @@ and it never reads a clock: times are arguments.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -177,6 +177,68 @@ def port_event(
         pool,
         UNSET if identity is None else identity,
     )
+
+
+#: By protocol.
+SCANTYPES = {"tcp": SCANTYPE_TCP_CONNECT, "udp": SCANTYPE_UDP}
+
+
+class EventMaker:
+    """Makes many events that differ in the probe alone: what they share is worked out once.
+
+    Arguments as for `port_event`; ``timeouts_ms`` is by protocol.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        node_name: str,
+        timestamp_ms: int,
+        timeouts_ms: Mapping[str, int],
+        pool: int = 0,
+        identity: str | None = None,
+    ) -> None:
+        self._node_id = node_id
+        self._node_name = node_name
+        self._timestamp = timestamp(timestamp_ms)
+        self._timeouts_ms = timeouts_ms
+        self._pool = pool
+        self._identity = UNSET if identity is None else identity
+
+    def event(
+        self,
+        target: str,
+        address: str,
+        port: int,
+        protocol: str,
+        state: str,
+        reason: str,
+        ttl: int,
+        rtt_ms: float,
+    ) -> Event:
+        """As `port_event`; a ttl or round trip of 0 is not known."""
+        scan = PortScan(
+            target,
+            port,
+            state == STATE_OPEN,
+            SCANTYPES[protocol],
+            self._timeouts_ms[protocol],
+            state,
+            reason,
+            ttl or UNSET,
+            rtt_ms or UNSET,
+        )
+        return Event(
+            self._node_id,
+            self._node_name,
+            self._timestamp,
+            SCANNER_PORTS,
+            Result(target, port, scan, UNSET, address),
+            UNSET,
+            self._pool,
+            self._identity,
+        )
 
 
 def environment_event(

@@ -20,11 +20,12 @@ import trio
 
 from nray.events.hub import Hub, SinkPort, open_hub
 from nray.events.json_file import JsonFileSink
-from nray.events.model import Event, environment_event, port_event
+from nray.events.model import Event, EventMaker, environment_event
 from nray.ledger.entries import (
     RECORD_BYTES,
     CursorAt,
     Entry,
+    Finished,
     Hits,
     NodeSeen,
     Registration,
@@ -33,12 +34,11 @@ from nray.ledger.entries import (
 )
 from nray.ledger.ledger import Cursor, Ledger, LedgerFull
 from nray.server.scheduler import Taken
-from nray.targets.findings import Finding, expand
+from nray.targets.findings import expand
 from nray.targets.segment import Segment
 
 log = logging.getLogger("nray.server")
 
-SCANTYPES = {"tcp": "tcpconnect", "udp": "udp"}
 
 #: Entries that wait for a commit, in bytes of hits. A commit of so much takes some 50 ms.
 PENDING_BYTES_MAX = 8 * 1024 * 1024
@@ -184,25 +184,27 @@ class _Translator:
                 )
             ]
         segment = self._segments[row.segment]
-        return [self._event(node, row, each) for each in expand(segment, row.packed)]
-
-    def _event(self, node: NodeSeen, row: Hits, finding: Finding) -> Event:
-        return port_event(
+        maker = EventMaker(
             node_id=node.node_id,
             node_name=node.name,
             timestamp_ms=row.ms,
-            target=finding.target,
-            address=finding.address,
-            port=finding.port,
-            scantype=SCANTYPES[finding.protocol],
-            timeout_ms=self._timeouts_ms[finding.protocol],
-            state=finding.state,
-            reason=finding.reason,
-            ttl=finding.ttl or None,
-            rtt_us=round(finding.rtt_ms * 1000) or None,
+            timeouts_ms=self._timeouts_ms,
             pool=row.pool,
             identity=node.identity,
         )
+        return [
+            maker.event(
+                each.target,
+                each.address,
+                each.port,
+                each.protocol,
+                each.state,
+                each.reason,
+                each.ttl,
+                each.rtt_ms,
+            )
+            for each in expand(segment, row.packed)
+        ]
 
 
 class _Feeder:
@@ -284,6 +286,7 @@ class Books:
         self._translator = translator
         self._feeders: list[_Feeder] = []
         self._lag_max: list[int] = []
+        self._over = False
 
     async def room(self) -> None:
         """Wait until more may be submitted. Always a checkpoint."""
@@ -322,11 +325,21 @@ class Books:
             while not feeder.caught_up:
                 await feeder.moved.park()
 
+    def finish(self) -> None:
+        """Have it written down, last of all, that the scan is over: nothing can be resumed then.
+
+        It waits for room on a full disk, as everything else does.
+        """
+        self._over = True
+
     async def _end(self) -> None:
         await self.written()
         for feeder in self._feeders:
             await feeder.mark()
         await self.settled()
+        if self._over:
+            self._clerk.submit([Finished()], None)
+            await self.settled()
 
 
 def now_ms() -> int:

@@ -19,7 +19,7 @@ from nray.server.restore import restore
 from nray.server.scheduler import FaultyReport, Scheduler
 from nray.server.sessions import Session, Sessions
 from nray.server.summary import status_line
-from nray.targets.findings import expand
+from nray.targets.findings import check
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
 from nray.wire.errors import EXPLANATIONS, LocalFault, PeerFault, Reason, clip
@@ -423,7 +423,7 @@ class Server:
         try:
             segment = self.scheduler.place(report.lease, session.node)
             if segment is not None:
-                expand(self._segments[segment], report.hits)  # a lie is refused whole
+                check(self._segments[segment], report.hits)  # a lie is refused whole
                 taken = self.scheduler.report(
                     report.lease,
                     report.hits,

@@ -40,6 +40,22 @@ class Finding(msgspec.Struct, frozen=True, gc=False):
     rtt_ms: float
 
 
+def check(segment: Segment, packed: bytes) -> None:
+    """Raises what `expand` would raise, in a third of its time.
+
+    Raises:
+        ValueError: see `expand`.
+    """
+    states, reasons = len(_core.STATES), len(_core.REASONS)
+    segment.space.decode(packed, segment.exclusions)
+    # Byte 29 of a record is its state, byte 30 its reason.
+    seen_states, seen_reasons = set(packed[29::32]), set(packed[30::32])
+    if not all(0 < state < states for state in seen_states):
+        raise ValueError(f"unknown state among {sorted(seen_states)}")
+    if not all(reason < reasons for reason in seen_reasons):
+        raise ValueError(f"unknown reason among {sorted(seen_reasons)}")
+
+
 def expand(segment: Segment, packed: bytes) -> list[Finding]:
     """Findings from packed hits, in their order.
 
