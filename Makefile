@@ -6,8 +6,14 @@ BIN := $(VENV)/bin
 CORE_PARTS := $(wildcard src/nray/core/*) src/nray/_core.pyx
 # What a session of tests may be told, for example: make test PYTEST="-k rooms -x"
 PYTEST ?=
+# make simulate SEEDS=10000 FROM=0 JOBS=2: histories in the simulator.
+SEEDS ?= 1000
+FROM ?= 0
+JOBS ?= 2
+# make torture BLOWS=200: kill -9 and worse, with real processes; needs root.
+BLOWS ?= 200
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench simulate torture clean
 
 demo: $(VENV)/.core
 	@$(BIN)/python demo/run.py
@@ -26,6 +32,12 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.core $(VENV)/.dev
 	$(BIN)/python bench/compare.py
+
+simulate: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/python -m tests.simulator --seeds $(SEEDS) --from $(FROM) --jobs $(JOBS)
+
+torture: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/python -m tests.torture --count $(BLOWS) --jobs $(JOBS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info src/nray/_core.c src/nray/*.so demo/run-*

@@ -343,6 +343,182 @@ def test_an_idle_hub_syncs_when_it_is_due(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(synced) == 1
 
 
+def test_sync_brings_what_was_published_before_it_onto_every_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    files = [JsonFileSink(str(tmp_path / name), synctimer_s=1000.0) for name in ("a", "b")]
+
+    async def test() -> None:
+        async with open_hub([SinkPort(file) for file in files]) as hub:
+            for count in (3, 2):
+                await hub.publish(events(count))
+                await hub.sync()
+                assert [file.position for file in files] == [
+                    os.stat(file.filename).st_size for file in files
+                ]
+            before = len(synced)
+            await hub.sync()  # nothing new
+            assert len(synced) == before
+
+    run(test)
+    assert files[0].position == len(model.encode_lines(events(3) + events(2)))
+
+
+def test_sync_waits_for_the_write_under_way() -> None:
+    sink = FakeSink(held=True)
+
+    async def test() -> None:
+        async with open_hub([SinkPort(sink)]) as hub, trio.open_nursery() as nursery:
+            await hub.publish([event()])
+            nursery.start_soon(hub.sync)
+            await wait_all_tasks_blocked()
+            assert "sync" not in sink.calls
+            sink.let()
+
+    run(test)
+    assert sink.calls == ["open", "write", "sync", "close"]
+
+
+def test_a_sync_that_fails_raises_and_ends_the_hub() -> None:
+    bad = failing(FakeSink("bad"), "sync", SinkError("the disk did not take it"))
+    good = FakeSink("good")
+    seen: list[BaseException] = []
+
+    async def test() -> None:
+        async with open_hub([SinkPort(bad), SinkPort(good)]) as hub:
+            await hub.publish(events(3))
+            try:
+                await hub.sync()
+            except SinkError as error:
+                seen.append(error)
+            with pytest.raises(SinkError):
+                await hub.publish([event()])
+            await trio.sleep_forever()
+
+    with pytest.raises(SinkError, match="did not take it") as caught:
+        run(test)
+    assert seen == [caught.value]
+    assert good.got == events(3)
+
+
+def test_sync_of_a_hub_that_has_ended_is_refused() -> None:
+    async def test() -> None:
+        async with open_hub([SinkPort(FakeSink())]) as hub:
+            pass
+        with pytest.raises(trio.ClosedResourceError):
+            await hub.sync()
+
+    run(test)
+
+
+# ── a full disk ─────────────────────────────────────────────────────────────────────────────
+
+
+class FullSink(FakeSink):
+    """Has room for so many events; what comes after that is to be tried again."""
+
+    def __init__(self, name: str = "file", room: int = 0) -> None:
+        super().__init__(name)
+        self.room = room
+        self.tries = 0
+
+    def write(self, events: Sequence[model.Event]) -> None:
+        self.tries += 1
+        taken = list(events[: self.room])
+        self.room -= len(taken)
+        self.batches.append(taken)
+        if len(taken) < len(events):
+            raise SinkError(f"{self.name}: no space", retry=True, written_events=len(taken))
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_disk_is_waited_for_told_of_once_and_loses_nothing(
+    room: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hub_module, "RETRY_S", 0.005)
+    caplog.set_level("INFO")
+    full, other = FullSink(room=room), FakeSink("other")
+
+    async def test() -> None:
+        async with open_hub([SinkPort(full), SinkPort(other)]) as hub:
+            await hub.publish(events(10))
+            while full.tries < 4:
+                await trio.sleep(0.001)
+            await trio.to_thread.run_sync(other.written.wait, PATIENCE_S)
+            assert hub.statistics()[0].pending == 10 - room
+            full.room = 4  # some, and not enough
+            while hub.statistics()[0].pending > 6 - room:
+                await trio.sleep(0.001)
+            full.room = 100
+            await hub.flush()
+            full.room = 0  # and again
+            await hub.publish(events(1))
+            tries = full.tries
+            while full.tries < tries + 3:
+                await trio.sleep(0.001)
+            full.room = 1
+            await hub.sync()
+
+    run(test)
+    assert full.got == other.got == events(10) + events(1)
+    told = ["paused: file: no space; it goes on when there is room", "file: there is room again"]
+    assert [record.getMessage() for record in caplog.records] == told * 2
+
+
+def test_while_a_disk_is_full_publishers_wait_and_memory_stays_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "RETRY_S", 0.005)
+    full = FullSink()
+
+    async def test() -> None:
+        async with open_hub([SinkPort(full, channelsize=4)]) as hub, trio.open_nursery() as nursery:
+            nursery.start_soon(hub.publish, events(20))
+            while full.tries < 4:
+                await trio.sleep(0.001)
+            assert hub.statistics()[0].accepted == 4
+            full.room = 100
+
+    run(test)
+    assert full.got == events(20)
+
+
+def test_a_disk_that_is_full_at_the_end_is_not_waited_for() -> None:
+    full = FullSink(room=2)
+
+    async def test() -> None:
+        async with open_hub([SinkPort(full)]) as hub:
+            await hub.publish(events(5))
+            while not full.tries:
+                await trio.sleep(0.001)
+
+    with pytest.raises(SinkError, match="no space"):
+        run(test)
+    assert full.got == events(2)
+    assert full.calls[-1] == "close"
+
+
+def test_an_error_after_the_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "RETRY_S", 0.005)
+    full = FullSink()
+
+    def broken(events: Sequence[model.Event]) -> None:
+        raise SinkError("file: the disk is gone")
+
+    async def test() -> None:
+        async with open_hub([SinkPort(full)]) as hub:
+            await hub.publish(events(5))
+            while full.tries < 2:
+                await trio.sleep(0.001)
+            monkeypatch.setattr(full, "write", broken)
+            await trio.sleep_forever()
+
+    with pytest.raises(SinkError, match="the disk is gone"):
+        run(test)
+
+
 # ── errors ──────────────────────────────────────────────────────────────────────────────────
 
 

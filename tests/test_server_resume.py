@@ -349,6 +349,28 @@ async def test_a_node_that_comes_back_after_the_end_is_told_so():
 
 
 @in_trio
+async def test_others_are_not_sent_where_nodes_are_coming_back_to():
+    # Both would be in one pool, and nobody in the other, for ever.
+    segments = [segment_of("198.18.0.1", "1-20")]
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, segments, ledger=FakeLedger(segments), pools=2)
+        first = await served.peer(instance="first")
+        assert first.registered.pool == 0
+        await served.kill()
+        again = await serve(nursery, segments, ledger=served.ledger.reopened(), pools=2)
+        second = await again.peer(instance="second")
+        back = await again.peer(instance="first")
+        assert (second.registered.pool, back.registered.pool) == (1, 0)
+        await again.kill()
+        third = await serve(nursery, segments, ledger=again.ledger.reopened(), pools=2)
+        await trio.sleep(RETURN_S + 1)  # they do not come any more
+        for number in range(2):
+            new = await third.peer(instance=f"new{number}")
+            assert new.registered.pool == number
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
 async def test_what_was_not_durable_is_scanned_again_and_acknowledged_then():
     segments = [segment_of("198.18.0.1", "1-5")]
     async with trio.open_nursery() as nursery:
@@ -375,6 +397,9 @@ async def test_what_was_not_durable_is_scanned_again_and_acknowledged_then():
 
 
 # ── servers, nodes and a file ───────────────────────────────────────────────────────────────
+
+
+KILLS_MOST = 12
 
 
 class World:
@@ -437,8 +462,7 @@ class World:
         """The scan to its end; returns how often the server was killed."""
         await self.begin_server()
         self.begin_nodes()
-        kills = 0
-        while True:
+        for kills in range(KILLS_MOST):
             with trio.move_on_after(self.rng.expovariate(0.15)):
                 await self.served.finished.wait()
                 return kills
@@ -447,11 +471,13 @@ class World:
             if self.served.over.is_set():
                 await self.served.finished.wait()
                 return kills
-            kills += 1
             await self.served.kill(in_commit=self.rng.random() < 0.5)
             await trio.sleep(self.rng.expovariate(0.5))
             self.ledger = self.ledger.reopened()
             await self.begin_server()
+        with trio.fail_after(300):  # left alone, it ends
+            await self.served.finished.wait()
+        return KILLS_MOST
 
 
 @pytest.mark.parametrize("seed", range(25))

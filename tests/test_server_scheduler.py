@@ -371,6 +371,18 @@ def test_a_late_report_does_not_make_the_present_holder_look_fast():
 # ── pools ───────────────────────────────────────────────────────────────────────────────────
 
 
+def test_nodes_that_are_coming_count_as_if_they_were_there():
+    scheduler = scheduler_of(10, pools=3)
+    assert scheduler.choose_pool() == 0
+    assert scheduler.choose_pool(coming=[0]) == 1
+    assert scheduler.choose_pool(coming=[0, 1, 1]) == 2
+    assert scheduler.choose_pool(coming=[0, 1, 2, 2]) == 0
+    assert scheduler.choose_pool(1, coming=[1, 1]) == 1
+    scheduler.join("a", 2, 1)
+    assert scheduler.choose_pool(coming=[0, 1]) == 0
+    assert scheduler.choose_pool(coming=[0, 0]) == 1
+
+
 def test_each_pool_scans_everything_and_counts_for_itself():
     scheduler = scheduler_of(1000, 500, pools=3)
     for number in range(3):

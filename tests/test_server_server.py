@@ -671,6 +671,22 @@ async def test_the_scan_is_over_when_all_is_durable_not_when_all_is_done():
 
 
 @in_trio
+async def test_the_scan_is_not_over_when_an_earlier_report_becomes_durable():
+    async with trio.open_nursery() as nursery:
+        served, peer, _ = await undurable(nursery)
+        served.ledger.takes_s = 5.0
+        await peer.channel.send(Ask(1))
+        await peer.report(await peer.hear(Lease))
+        await until(lambda: served.server.scheduler.finished)
+        served.ledger.go_on()
+        assert (await peer.hear(Ack, Stop)).report == 1
+        await silent(peer, Stop, 4)
+        assert await peer.hear(Stop)
+        assert len(served.ledger.ended) == 2
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
 async def test_who_says_bye_hears_that_its_last_report_is_durable():
     async with trio.open_nursery() as nursery:
         served, peer, _ = await undurable(nursery)

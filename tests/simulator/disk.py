@@ -32,8 +32,6 @@ class File:
     durable: int = 0
     named: bool = False  # whether its name is on the disk
     holder: object = None  # the process that has it locked
-    #: Zeros may stand where lines were: a power cut has left blocks unwritten.
-    holes: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ class Disk:
         self._descriptors: dict[int, File] = {}
         self._next = 1000
         self._slack = 0
+        self._power_cuts = 0
         self.files: dict[str, File] = {}
         self.process: Any = None
         self._full = False
@@ -110,24 +109,26 @@ class Disk:
     def write(self, fd: int, data: memoryview) -> int:
         file = self._descriptors[fd]
         self._alive()
-        self._writing("file")
-        if self.process.dead:  # killed in the middle of it
-            file.data += data[: self._draw.randrange(len(data) + 1)]
-            raise ProcessDead
         if self._full:
             taken = min(self._slack, len(data))
             self._slack -= taken
             if not taken:
                 raise OSError(errno.ENOSPC, "No space left on device")
             data = data[:taken]
+        before, cuts = len(file.data), self._power_cuts
         file.data += data
+        self._writing("file")
+        if self.process.dead:  # killed in the middle of it
+            if cuts == self._power_cuts:
+                del file.data[before + self._draw.randrange(len(data) + 1) :]
+            raise ProcessDead
         return len(data)
 
     def ftruncate(self, fd: int, length: int) -> None:
         self._alive()
         file = self._descriptors[fd]
         gone = file.data[length:]
-        if b"\n" in gone and not file.holes:
+        if b"\n" in gone and 0 not in gone:  # zeros: blocks that a power cut left unwritten
             self._breach(f"whole lines were cut off the output: {bytes(gone)!r}")
         del file.data[length:]
         file.durable = min(file.durable, length)
@@ -138,7 +139,6 @@ class Disk:
         self._alive()
         file = self._descriptors[fd]
         file.durable = len(file.data)
-        file.holes = False
 
     def close(self, fd: int) -> None:
         file = self._descriptors.pop(fd)
@@ -168,6 +168,7 @@ class Disk:
 
     def power_cut(self) -> None:
         """Of what was not synced, some is gone: the end, or blocks in between, or a whole file."""
+        self._power_cuts += 1
         for name, file in list(self.files.items()):
             if not file.named and not file.durable and self._draw.random() < 0.3:
                 del self.files[name]
@@ -175,18 +176,17 @@ class Disk:
             loose = len(file.data) - file.durable
             kept = file.durable + (self._draw.randrange(loose + 1) if loose else 0)
             if kept and self._draw.random() < 0.5:
-                file.holes |= self._leave_holes(file, kept)
+                self._leave_holes(file, kept)
             else:
                 del file.data[kept:]
+            file.durable = len(file.data)
             file.named = True
 
-    def _leave_holes(self, file: File, start: int) -> bool:
+    def _leave_holes(self, file: File, start: int) -> None:
         """Zeros from ``start`` to the end of its block, and where else there is no luck."""
-        at, holes = start, False
+        at = start
         while at < len(file.data):
             end = min(len(file.data), (at // BLOCK_BYTES + 1) * BLOCK_BYTES)
             if at == start or self._draw.random() < 0.5:
                 file.data[at:end] = bytes(end - at)
-                holes = True
             at = end
-        return holes

@@ -43,8 +43,16 @@ log = logging.getLogger("nray.server")
 #: Entries that wait for a commit, in bytes of hits. A commit of so much takes some 50 ms.
 PENDING_BYTES_MAX = 8 * 1024 * 1024
 PENDING_ENTRIES_MAX = 4096
+#: Between the beginnings of two commits on a disk, seconds: thousands of small reports a second
+#: cost two hundred commits. A worker that finds this often has leases enough to go on with.
+COMMIT_EVERY_S = 0.005
+#: So much is committed at once: then the commit is small beside the work that the hits are.
+COMMIT_BYTES_ENOUGH = 128 * 1024
 #: Rows of the journal that a feeder takes at a time.
 ROWS_MOST = 256
+#: Events of small rows that are handed on together; an output is given a quarter of its
+#: `channelsize` at once, if that is less.
+HANDED_ON_MOST = 1024
 #: Events kept for outputs that are behind the first, so that they need not be made again.
 CACHED_EVENTS_MAX = 65_536
 #: How often a full disk is tried again, seconds.
@@ -70,6 +78,7 @@ class _Clerk:
         self._bytes = 0
         self._busy = False
         self._filled = trio.Event()
+        self._gathered = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self.committed = trio.lowlevel.ParkingLot()
         self.hits = sum(ledger.hits(pool) for pool in ledger.pools())
@@ -77,6 +86,10 @@ class _Clerk:
     @property
     def full(self) -> bool:
         return self._bytes >= PENDING_BYTES_MAX or len(self._pending) >= PENDING_ENTRIES_MAX
+
+    @property
+    def _plenty(self) -> bool:
+        return self._bytes >= COMMIT_BYTES_ENOUGH or self.full
 
     @property
     def idle(self) -> bool:
@@ -88,15 +101,21 @@ class _Clerk:
         if then is not None:
             self._then.append(then)
         self._filled.set()
+        if self._plenty:
+            self._gathered.set()
 
     async def progress(self) -> None:
         await self._progress.park()
 
     async def run(self) -> None:
+        due = trio.current_time()
         while True:
             if not self._pending and not self._then:
                 self._filled = trio.Event()
                 await self._filled.wait()
+            if self._ledger.durable:
+                await self._gather(due)
+                due = trio.current_time() + COMMIT_EVERY_S
             entries, self._pending = self._pending, []
             then, self._then = self._then, []
             self._bytes = 0
@@ -111,6 +130,13 @@ class _Clerk:
                 call()
             self._progress.unpark_all()
             self.committed.unpark_all()
+
+    async def _gather(self, due: float) -> None:
+        """Let more come until a commit is due, unless there is much already."""
+        if not self._plenty and trio.current_time() < due:
+            self._gathered = trio.Event()
+            with trio.move_on_at(due):
+                await self._gathered.wait()
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
         """Commit, however long a full disk takes."""
@@ -226,6 +252,7 @@ class _Feeder:
         self.moved = trio.lowlevel.ParkingLot()
         follows = isinstance(port.sink, JsonFileSink)
         self._mark_every_s = CURSOR_EVERY_S if follows else CURSOR_SOON_S
+        self._at_once = max(1, min(HANDED_ON_MOST, port.channelsize // 4))
 
     @property
     def caught_up(self) -> bool:
@@ -240,12 +267,7 @@ class _Feeder:
         marked_at = trio.current_time()
         while True:
             rows = await self._read(self._after)
-            for seq, row in rows:
-                await self._hub.publish(self._translator.events(seq, row))
-                self._after = seq
-                if isinstance(row, Hits):
-                    self.fed += len(row.packed) // RECORD_BYTES
-                self.moved.unpark_all()
+            await self._hand_on(rows)
             if rows and not self._ledger.durable:
                 # Nothing is gone on with from memory; what all outputs have may be let go.
                 self._ledger.set_cursor(self._port.sink.name, Cursor(self._after))
@@ -257,6 +279,21 @@ class _Feeder:
             if not rows and self.caught_up:
                 with trio.move_on_after(self._mark_every_s):
                     await self._clerk.committed.park()
+
+    async def _hand_on(self, rows: Sequence[tuple[int, Row]]) -> None:
+        """Give rows to the output, many small ones at once."""
+        events: list[Event] = []
+        hits = 0
+        for seq, row in rows:
+            events += self._translator.events(seq, row)
+            if isinstance(row, Hits):
+                hits += len(row.packed) // RECORD_BYTES
+            if len(events) >= self._at_once or seq == rows[-1][0]:
+                await self._hub.publish(events)
+                self._after = seq
+                self.fed += hits
+                self.moved.unpark_all()
+                events, hits = [], 0
 
     async def _read(self, after: int) -> list[tuple[int, Row]]:
         if not self._ledger.durable:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -303,11 +303,19 @@ class Scheduler:
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────
 
-    def choose_pool(self, preferred: int = -1) -> int:
-        """The preferred pool if there is such, else the first of those with fewest nodes."""
+    def choose_pool(self, preferred: int = -1, coming: Sequence[int] = ()) -> int:
+        """The preferred pool if there is such, else the first of those with fewest nodes.
+
+        Args:
+            coming: pools of nodes that are not there yet, one each.
+        """
         if 0 <= preferred < len(self.pools):
             return preferred
-        return min(self.pools, key=lambda pool: (len(pool.nodes), pool.number)).number
+
+        def nodes(pool: Pool) -> tuple[int, int]:
+            return len(pool.nodes) + coming.count(pool.number), pool.number
+
+        return min(self.pools, key=nodes).number
 
     def join(self, node_id: str, pool: int, processes: int) -> Node:
         """A node comes in."""
@@ -489,8 +497,11 @@ class Scheduler:
 def _check_hits(work: _Slice, hits: bytes) -> None:
     if len(hits) % RECORD_BYTES:
         raise FaultyReport("hits are no whole records")
-    for i in range(0, len(hits), RECORD_BYTES):
-        position = int.from_bytes(hits[i : i + 8], "little")
+    if not hits:
+        return
+    # Little-endian, as is every machine that we build for.
+    positions = memoryview(hits).cast("Q")[:: RECORD_BYTES // 8]
+    for position in (min(positions), max(positions)):
         if not work.start <= position < work.start + work.count:
             raise FaultyReport(
                 f"a hit at {position} is outside of the slice {work.start}+{work.count}"

@@ -52,8 +52,8 @@ FAREWELL_S = 10.0
 #: How long a line that is not yet registered is waited for at the end: long enough for an honest
 #: node, which is then told to stop and does not look for this server for ever.
 LATECOMER_S = 2.0
-#: At the end of a scan that was gone on with, how long nodes of the earlier process are waited for
-#: that did not come back yet: a little longer than they wait between two attempts.
+#: How long after its start a server that has gone on with a scan waits for nodes of the earlier
+#: process, even if all is done: a little longer than they wait between two attempts.
 RETURN_S = 6.0
 HEARTBEAT_S = 5.0
 #: Lines under way that have not registered yet: what half-open peers can hold at most.
@@ -126,8 +126,10 @@ class Server:
             pool_by_preference=options.pool_by_preference,
             seen=books.ledger.nodes(),
             awaited=not books.ledger.finished,
+            return_by=trio.current_time() + RETURN_S,
         )
         self._over = trio.Event()
+        self._return_by = 0.0
         self._stop = Stop(True)
         self._guests = 0
         # Reports in the books that are not on the disk yet.
@@ -162,6 +164,7 @@ class Server:
                 nursery.start_soon(trio.serve_listeners, self._serve, [listener])
             nursery.start_soon(self._expire)
             nursery.start_soon(self._tell_status)
+            self._return_by = trio.current_time() + RETURN_S
             if self.scheduler.finished:
                 self._over.set()
             await self._over.wait()
@@ -179,7 +182,7 @@ class Server:
         self._sessions.kick()
         with trio.move_on_after(FAREWELL_S) as farewell:
             if not self.interrupted:
-                with trio.move_on_after(RETURN_S):
+                with trio.move_on_at(self._return_by):
                     await self._until(lambda: not self._sessions.awaited)
             with trio.move_on_after(LATECOMER_S):
                 await self._until(lambda: not len(self._sessions) and not self._guests)

@@ -48,6 +48,8 @@ class Sessions:
         pool_by_preference: whether a node may choose its pool.
         seen: nodes of an earlier server process, which are known again.
         awaited: whether these may still be looking for a server.
+        return_by: until when they will have found it, on the clock of ``now``; they go back to
+            their pools, so others are not sent there until then.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Sessions:
         pool_by_preference: bool,
         seen: Sequence[NodeSeen] = (),
         awaited: bool = True,
+        return_by: float = 0.0,
     ) -> None:
         self._scheduler = scheduler
         self._expiry_s = expiry_s
@@ -70,6 +73,7 @@ class Sessions:
         self._pools: dict[str, int] = {node.instance: node.pool for node in seen}
         # Nodes of an earlier server process that were not heard of again.
         self.awaited = {node.instance for node in seen} if awaited else set()
+        self._return_by = return_by
         # Every node ever met keeps its number, and with it its id.
         self._numbers: dict[str, int] = {node.instance: node.node for node in seen}
 
@@ -113,7 +117,9 @@ class Sessions:
         preferred = register.preferred_pool if self._preference else -1
         pool = self._pools.pop(register.instance, None)
         if pool is None:
-            pool = self._scheduler.choose_pool(preferred)
+            awaited = self.awaited if now < self._return_by else ()
+            coming = [self._pools[each] for each in awaited]
+            pool = self._scheduler.choose_pool(preferred, coming)
         node = self._scheduler.join(f"node-{number}", pool, register.processes)
         session = Session(
             node, register.name, register.instance, register.machine_id, identity, now,
