@@ -225,7 +225,8 @@ def test_a_state_that_was_finished_scans_nothing_more(tmp_path, listener):
 
 
 def test_an_output_that_fails_leaves_a_state_that_can_be_gone_on_with(tmp_path, listener):
-    made = plan("127.5.0.0/24", tcp=str(listener), seed=1)
+    # Few enough that all runs together do not fill the backlog, from which nobody takes.
+    made = plan("127.5.0.0/26", tcp=str(listener), seed=1)
     path = str(tmp_path / "my.state")
     out = tmp_path / "out.json"
     rng = random.Random(3)
@@ -238,7 +239,7 @@ def test_an_output_that_fails_leaves_a_state_that_can_be_gone_on_with(tmp_path, 
         resume = position_of(ledger, f"json-file {out}") if life else None
         if out.exists():
             os.truncate(out, rng.randint(resume, out.stat().st_size))
-        left = [rng.randint(1, 15) if life < 4 else 10_000]
+        left = [rng.randint(1, 6) if life < 4 else 10_000]
 
         def fail(fd, data, left=left):
             left[0] -= 1
@@ -260,4 +261,4 @@ def test_an_output_that_fails_leaves_a_state_that_can_be_gone_on_with(tmp_path, 
     assert all("Input/output error" in message for message in errors)
     assert result.exit_status == 0
     found = found_in([model.decode(line) for line in out.read_bytes().splitlines()])
-    assert sorted(found) == sorted((f"127.5.0.{n}", listener) for n in range(256))
+    assert sorted(found) == sorted((f"127.5.0.{n}", listener) for n in range(64))

@@ -43,7 +43,11 @@ def test_every_law_holds(first):
     assert run is None, f"{run.breach}\nagain: {replay_command(run.seed)}"
 
 
-@pytest.mark.parametrize("planted", ["ack-before-commit", "forget-reported", "reuse-leases"])
+#: Those that issue 12 asks for, and two that are as old as distributed programs.
+NAMED = ("ack-before-commit", "forget-reported", "reuse-leases")
+
+
+@pytest.mark.parametrize("planted", NAMED)
 def test_a_planted_mistake_is_found(planted):
     run = first_breach(range(FOUND_WITHIN), planted)
     assert run is not None, f"{planted}: not found by {FOUND_WITHIN} seeds"
@@ -52,22 +56,27 @@ def test_a_planted_mistake_is_found(planted):
     assert run_seed(run.seed).breach is None
 
 
-#: The rest of them, with a seed that finds each: a little before it is where the search begins.
+#: Rare ones are found by one seed in a hundred; where to begin, to find them soon. Should the
+#: scenarios be drawn in another way, these are no longer right, and the tests only take longer.
 SOONER = {
-    "forget-on-send": 100,
-    "keep-lost-leases": 110,
+    "end-with-worker": 150,
+    "forget-on-send": 30,
+    "keep-lost-leases": 50,
     "never-expire": 20,
 }
 
 
-@pytest.mark.parametrize(
-    "planted", sorted(set(PLANTS) - {"ack-before-commit", "forget-reported", "reuse-leases"})
-)
-def test_many_other_mistakes_are_found(planted, monkeypatch):
-    monkeypatch.setattr(runs, "REAL_S_MAX", 2.0)
+@pytest.mark.parametrize("planted", sorted(set(PLANTS) - {*NAMED, "no-rest"}))
+def test_many_other_mistakes_are_found(planted):
     begin = SOONER.get(planted, 0)
     run = first_breach(range(begin, begin + FOUND_WITHIN), planted)
     assert run is not None, f"{planted}: not found by {FOUND_WITHIN} seeds"
+
+
+def test_a_run_that_stays_at_one_moment_is_ended(monkeypatch):
+    monkeypatch.setattr(runs, "REAL_S_MAX", 0.7)
+    run = first_breach(range(FOUND_WITHIN), "no-rest")
+    assert "goes round in a circle at" in run.breach
 
 
 # ── the same seed, the same steps ───────────────────────────────────────────────────────────
@@ -298,14 +307,21 @@ def test_a_killed_process_reads_and_writes_no_more():
     on_a_line(test)
 
 
-class Alive:
+class Writer:
+    """A process; ``dies``: in its next write."""
+
     dead = False
+    dies = False
+
+    def writing(self, point):
+        self.dead = self.dies
 
 
-def new_disk(seed=1, writing=lambda point: None):
+def new_disk(seed=1):
     breaches = []
-    disk = Disk(random.Random(seed), breaches.append, writing)
-    disk.process = Alive()
+    process = Writer()
+    disk = Disk(random.Random(seed), breaches.append, process.writing)
+    disk.process = process
     return disk, breaches
 
 
@@ -339,7 +355,8 @@ def test_a_full_disk_takes_a_part_and_then_nothing():
 def test_a_process_that_dies_in_a_write_leaves_a_part_of_it():
     lengths = set()
     for seed in range(30):
-        disk, _ = new_disk(seed, lambda point: setattr(disk.process, "dead", True))  # noqa: B023
+        disk, _ = new_disk(seed)
+        disk.process.dies = True
         fd = disk.open("/f", os.O_CREAT)
         with pytest.raises(ProcessDead):
             disk.write(fd, memoryview(b"abcd"))

@@ -16,11 +16,13 @@ from typing import Final
 from .plants import PLANTS
 from .replaced import replaced
 from .scenario import draw
-from .world import Breach, Endless, World
+from .world import Breach, World
 
 #: A run takes some 30 ms. One that takes so long, seconds of real time, goes round in a circle at
 #: one moment of the virtual clock.
-REAL_S_MAX: Final = 60.0
+REAL_S_MAX = 60.0
+#: And so many more until it is torn out of it.
+GRACE_S: Final = 10.0
 #: Seeds that a process takes at a time.
 CHUNK: Final = 50
 #: Name of the environment's switch for a planted mistake.
@@ -55,7 +57,7 @@ def run_seed(seed: int, planted: str = "", tell: bool = False) -> Run:
     world = World(scenario, tell)
     changes = list(PLANTS[planted]()) if planted else []
     breach = None
-    with _patience(), replaced(changes):
+    with _patience(world), replaced(changes):
         try:
             world.run()
         except Breach as error:
@@ -67,24 +69,34 @@ def run_seed(seed: int, planted: str = "", tell: bool = False) -> Run:
     return Run(seed, world.trace, world.finished_at or 0.0, breach)
 
 
+class Endless(Exception):
+    """Raised into a run that does not come back to its loop."""
+
+
 @contextmanager
-def _patience() -> Iterator[None]:
+def _patience(world: World) -> Iterator[None]:
     """No run for ever; and no collections of garbage, which a short run can do without."""
+    rings = 0
 
     def ring(*_: object) -> None:
-        raise Endless
+        nonlocal rings
+        rings += 1
+        if rings == 1:
+            world.end_soon()
+        else:  # it does not even come back to its loop, whose state is now of no matter
+            raise Endless
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, REAL_S_MAX, 1.0)  # again, should the first be caught
+    signal.setitimer(signal.ITIMER_REAL, REAL_S_MAX, GRACE_S)
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if enabled:
+            gc.enable()
 
 
 def first_breach(seeds: Sequence[int], planted: str = "") -> Run | None:

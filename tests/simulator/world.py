@@ -46,16 +46,14 @@ LEAVE_S: Final = 30.0
 #: By when a node has noticed that its line is dead: its patience with a greeting, which is longer
 #: than that with heartbeats.
 NOTICE_S: Final = 20.0
+#: What may leave nodes on a line that is dead without a word.
+_BREAKS_LINES: Final = ("cut", "cut-all", "kill-server", "kill-node")
 #: What a link that is down does to whoever dials (the node's own patience is 10 s).
 DIAL_S: Final = 10.0
 
 
 class Breach(AssertionError):
     """A law was broken; the message says which, and the seed."""
-
-
-class Endless(Exception):
-    """Raised into a run that takes for ever at one moment of its clock."""
 
 
 class _Process:
@@ -175,7 +173,6 @@ class ServerProcess(_Process):
         self.lines: list[Line] = []
         self.server: Server | None = None
         self.down_s = 0.0
-        self.all_sent = False
 
     @property
     def generation(self) -> int:
@@ -290,7 +287,11 @@ class Machine(_Process):
         self.line: Line | None = None
         self.by_generation = 0
         self.down_until = 0.0
+        self.restart_s = 0.0
+        #: Until when something may keep it from hearing that the scan is over.
         self.troubled_at = -math.inf
+        #: Its line may have fallen silent at some time.
+        self.on_dead_line = False
         self.workers = Workers(world, self)
         self.scope = trio.CancelScope()
         self.killed = False
@@ -311,8 +312,6 @@ class Machine(_Process):
             if self.released and not self.killed:
                 return
             await trio.sleep(max(self.restart_s, 0.1))
-
-    restart_s = 0.0
 
     async def _run(self, node: SimNode) -> None:
         self.restart_s = 0.5
@@ -410,6 +409,7 @@ class World:
             if fault.point != "time":
                 self._faults.setdefault((fault.point, int(fault.nth)), []).append(fault)
         self._root = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
         self._clock = trio.testing.MockClock(autojump_threshold=0)
 
     # ── what the rest tells it ──────────────────────────────────────────────────────────────
@@ -610,19 +610,19 @@ class World:
             self.inflict(fault)
 
     def _trouble(self, fault: Fault, machine: Machine) -> None:
-        """Whom a fault may keep from hearing the end."""
-        lasts_s = fault.seconds + (NOTICE_S if self._is_silent(fault) else 0.0)
-        alone = fault.kind in ("kill-node", "freeze-node", "cut", "stall", "kill-worker")
-        if fault.kind == "kill-server" and not self._is_silent(fault):
+        """Whom a fault may keep from hearing the end, and until when."""
+        silent = fault.kind == "power-cut" or (fault.how == SILENT and fault.kind in _BREAKS_LINES)
+        if fault.kind == "kill-server" and not silent:
             return  # the next one waits for its nodes
+        alone = fault.kind in ("kill-node", "freeze-node", "cut", "stall", "kill-worker")
         for each in [machine] if alone else self.machines:
+            each.on_dead_line |= silent
+            lasts_s = fault.seconds
+            # Who may be on a dead line notices that so long after the last word that came late.
+            # An interrupted scan's node leaves in peace first; a jump of the clock is never heard.
+            if each.on_dead_line or fault.kind in ("interrupt", "clock-jump"):
+                lasts_s += NOTICE_S
             each.troubled_at = max(each.troubled_at, trio.current_time() + lasts_s)
-
-    def _is_silent(self, fault: Fault) -> bool:
-        """Whether nodes may be left on a line that has fallen silent without a word."""
-        if fault.kind == "power-cut":
-            return True
-        return fault.how == SILENT and fault.kind in ("cut", "cut-all", "kill-server", "kill-node")
 
     # ── the run ─────────────────────────────────────────────────────────────────────────────
 
@@ -637,14 +637,18 @@ class World:
                 trio.run(self._main, clock=self._clock)
             except Exception as error:
                 if self.breach is None:
-                    leaves = _leaves(error)
-                    self.breach, self.cause = f"the run failed: {leaves}", error
-                    if any(isinstance(each, Endless) for each in leaves):
-                        self.breach = f"goes round in a circle at {self.now_s:.6f} s"
+                    self.breach, self.cause = f"the run failed: {_leaves(error)}", error
         if self.breach is not None:
             raise Breach(f"seed {self.scenario.seed}: {self.breach}") from self.cause
 
+    def end_soon(self) -> None:
+        """It takes too long by the clock on the wall. May be called by a signal's handler."""
+        if self._token is not None:
+            words = f"goes round in a circle at {self.now_s:.6f} s"
+            self._token.run_sync_soon(self.fail, words, idempotent=True)
+
     async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
         with self._root:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.agenda.run)
