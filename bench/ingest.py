@@ -22,7 +22,6 @@ import pstats
 import struct
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +48,9 @@ REPORTS_A_SLICE = 16
 #: What a node sends without an acknowledgement (`nray.node.reports`).
 UNACKNOWLEDGED = 64
 ROUNDS = 3
+SEED = 1
 RECORD = struct.Struct("<Q16sIBBBB")
+TIMEOUTS_MS = {"tcp": 2500, "udp": 2500}
 
 
 @dataclass
@@ -78,39 +79,27 @@ class Counted(SqliteLedger):
         return super().commit(entries)
 
 
-def target_of(hits: int) -> Segment:
-    """A segment with at least so many probes: one port of a network."""
+def target_of(hits: int) -> tuple[Segment, str]:
+    """A segment with at least so many probes, and its network. Nothing is ever sent there."""
     bits = max(4, (hits - 1).bit_length())
-    made = plan([f"10.0.0.0/{32 - bits}"], tcp=["443"], seed=1)
-    (segment,) = made.segments
-    return segment
+    network = f"10.0.0.0/{32 - bits}"
+    (segment,) = plan([network], tcp=["443"], seed=SEED).segments
+    return segment, network
 
 
-def reports_of(segment: Segment, grant: Grant, size: int) -> list[bytes]:
-    """Packed hits of a slice in which everything answers, as a worker sends them."""
-    records = []
-    for at in range(grant.start, grant.start + grant.count):
-        # Position to address: what the space says, in an order of its own.
-        records.append(at)
-    addresses = ADDRESSES[segment.probes]
-    packed = b"".join(
-        RECORD.pack(at, addresses[at], 500 + at % 1000, 64, 1, 1, 4) for at in records
-    )
-    return [packed[at : at + 32 * size] for at in range(0, len(packed), 32 * size)]
+def packed_space(segment: Segment) -> bytes:
+    """A hit for every position of a segment of IPv4 addresses: all are open."""
+    kept = _packed.get(segment)
+    if kept is None:
+        records = []
+        for at, line in enumerate(segment.listing(0, segment.probes).splitlines()):
+            address = bytes(map(int, line.partition(b" ")[0].split(b".")))
+            records.append(RECORD.pack(at, address, 500 + at % 1000, 64, 1, 1, 4))
+        kept = _packed[segment] = b"".join(records)
+    return kept
 
 
-#: By number of probes of a segment: the address of each position, as in a hit.
-ADDRESSES: dict[int, list[bytes]] = {}
-
-
-def learn_addresses(segment: Segment) -> None:
-    if segment.probes in ADDRESSES:
-        return
-    found = []
-    for line in segment.listing(0, segment.probes).splitlines():
-        a, b, c, d = line.split(b" ")[0].split(b".")
-        found.append(bytes((int(a), int(b), int(c), int(d))) + bytes(12))
-    ADDRESSES[segment.probes] = found
+_packed: dict[Segment, bytes] = {}
 
 
 class Peer:
@@ -124,13 +113,23 @@ class Peer:
         self.scheduler = scheduler
         self.books = books
         self.segment = segment
-        self.hits = 0
         self.sent = self.durable = 0
         self.news = trio.Event()
 
     def acknowledged(self) -> None:
         self.durable += 1
         self.news.set()
+
+    async def report(self, work: list[Grant], space: bytes, size: int) -> None:
+        """Report leases one after another, as all open, in pieces of ``size`` hits."""
+        for grant in work:
+            end = grant.start + grant.count
+            for start in range(grant.start, end, size):
+                while self.sent - self.durable >= UNACKNOWLEDGED:
+                    self.news = trio.Event()
+                    await self.news.wait()
+                stop = min(start + size, end)
+                await self.take(grant, space[32 * start : 32 * stop], stop == end)
 
     async def take(self, grant: Grant, packed: bytes, done: bool) -> None:
         """What the server does with a report."""
@@ -142,93 +141,65 @@ class Peer:
             grant.lease, packed, done=done, counts=counts, now=trio.current_time()
         )
         assert taken is not None
-        self.hits += len(packed) // 32
         self.sent += 1
         self.books.submit(entries_of(taken, counts, {}, self.number), self.acknowledged)
 
 
-async def feed(peer: Peer, work: list[tuple[Grant, list[bytes]]]) -> None:
-    for grant, reports in work:
-        for number, packed in enumerate(reports, start=1):
-            while peer.sent - peer.durable >= UNACKNOWLEDGED:
-                peer.news = trio.Event()
-                await peer.news.wait()
-            await peer.take(grant, packed, number == len(reports))
+def leased(scheduler: Scheduler, peers: list[Peer]) -> list[list[Grant]]:
+    """Lease the whole space to the peers in turn; who got what."""
+    work: list[list[Grant]] = [[] for _ in peers]
+    while scheduler.pools[0].left:
+        for peer, own in zip(peers, work, strict=True):
+            scheduler.want(peer.node, 1)
+            own += scheduler.grant(peer.node, 0.0)
+            peer.node.wanted = 0
+    return work
 
 
 def run(directory: Path, size: int, hits: int, profile: cProfile.Profile | None) -> Figure:
     """So many hits in reports of ``size``, through to both files."""
-    segment = target_of(hits)
-    learn_addresses(segment)
+    segment, _ = target_of(hits)
+    packed = packed_space(segment)
     scheduler = Scheduler(slice_most=size * REPORTS_A_SLICE, slice_first=size * REPORTS_A_SLICE)
     scheduler.add_segment(segment)
     scheduler.end_segments()
     path, output = directory / "bench.nray", directory / "bench.json"
     ledger = Counted.create(path, scan="bench", settings=b"", segments=[(segment.id, b"")])
-    sink = JsonFileSink(str(output), overwrite_existing=True)
-    port = SinkPort(sink, channelsize=10_000)
-    figure: list[float] = []
+    port = SinkPort(JsonFileSink(str(output), overwrite_existing=True), channelsize=10_000)
 
-    async def main() -> None:
-        async with open_books(
-            ledger, [port], {segment.id: segment}, {"tcp": 2500, "udp": 2500}
-        ) as books:
+    async def main() -> tuple[float, float]:
+        async with open_books(ledger, [port], {segment.id: segment}, TIMEOUTS_MS) as books:
             peers = []
             for number in range(1, NODES + 1):
                 node = scheduler.join(f"node-{number}", 0, 1)
-                books.submit(
-                    [
-                        NodeSeen(
-                            number,
-                            node.node_id,
-                            "bench",
-                            0,
-                            None,
-                            "i",
-                            "m",
-                            Environment(),
-                            now_ms(),
-                        )
-                    ]
-                )
+                books.submit([seen(number, node)])
                 peers.append(Peer(number, node, scheduler, books, segment))
-            work: list[list[tuple[Grant, list[bytes]]]] = [[] for _ in peers]
-            left = hits
-            while left > 0:
-                for peer, own in zip(peers, work, strict=True):
-                    scheduler.want(peer.node, 1)
-                    for grant in scheduler.grant(peer.node, trio.current_time()):
-                        own.append((grant, reports_of(segment, grant, size)))
-                        left -= grant.count
-                if not any(peer.node.holds for peer in peers):
-                    break
-                if scheduler.pools[0].left == 0:
-                    break
+            work = leased(scheduler, peers)
             await books.settled()
             ledger.commits = 0
-            wall, cpu = time.perf_counter(), time.process_time()
+            began = time.perf_counter(), time.process_time()
             if profile is not None:
                 profile.enable()
-                threading.setprofile(lambda *_: profile.enable())
             async with trio.open_nursery() as nursery:
                 for peer, own in zip(peers, work, strict=True):
-                    nursery.start_soon(feed, peer, own)
+                    nursery.start_soon(peer.report, own, packed, size)
             await books.written()
-            figure.append(sum(peer.hits for peer in peers))
-            figure.extend((wall, cpu))
+        return began
 
-    trio.run(main)
+    wall, cpu = trio.run(main)
     # Leaving the block has synced the file.
-    wall_s = time.perf_counter() - figure[1]
-    cpu_s = time.process_time() - figure[2]
+    wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     if profile is not None:
         profile.disable()
-        threading.setprofile(None)
-    done = int(figure[0])
+    assert scheduler.finished
     ledger.close()
     lines = sum(1 for _ in output.open("rb"))
-    assert lines == done, f"{lines} lines of {done} hits"
-    return Figure(done, wall_s, cpu_s, ledger.commits, path.stat().st_size, output.stat().st_size)
+    assert lines == segment.probes, f"{lines} lines of {segment.probes} hits"
+    return Figure(lines, wall_s, cpu_s, ledger.commits, path.stat().st_size, output.stat().st_size)
+
+
+def seen(number: int, node: Node) -> NodeSeen:
+    return NodeSeen(number, node.node_id, "bench", 0, None, "i", "m", Environment(), now_ms())
 
 
 def bare(directory: Path, figure: Figure) -> float:

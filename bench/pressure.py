@@ -2,7 +2,7 @@
 
 .venv/bin/python bench/pressure.py [--hold 60]
 
-A server and two nodes scan 300,000 probes into a named pipe; its reader is stopped for a minute
+A server and two nodes scan 512,000 probes into a named pipe; its reader is stopped for a minute
 and then goes on. What is told is the sum of proportional set sizes (PSS) of all processes of all
 three, in MB: the most before the stop, during it, and afterwards.
 """

@@ -23,9 +23,9 @@ from .ground import Ground
 from .plan import FAR, NEAR
 
 NETWORK, HOSTS = "198.18.8.0/24", 256
-PORTS = 1200
+PORTS = 2000
 #: Before the reader is stopped: long enough for the load to be full.
-WARM_S = 2.0
+WARM_S = 1.0
 SAMPLE_EVERY_S = 0.1
 END_S = 180.0
 
