@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nray.config.errors import ConfigError, Problem
-from nray.config.policy import Line, PolicyFile, load_policy
-from nray.node.policy import Policy
+from nray.config.policy import ALL_PORTS, Line, PolicyFile, load_policy
+from nray.node.policy import Policy, Run
 from nray.targets.errors import Notes, TargetError
 from nray.targets.networks import Targets, read_targets
-from nray.targets.ports import TCP, UDP, Service, parse_ports
+from nray.targets.ports import PORT_MAX, TCP, UDP, parse_ports
 from nray.targets.ranges import merge
 
 _FORMS = "write addresses: 192.0.2.0/24, 192.0.2.5-192.0.2.90, 192.0.2.*, 2001:db8::/32"
@@ -71,9 +71,12 @@ def _addresses(lines: tuple[Line, ...], key: str, name: str) -> Targets:
     )
 
 
-def _ports(lines: tuple[Line, ...], key: str, protocol: int, name: str) -> set[Service]:
-    found: set[Service] = set()
+def _ports(lines: tuple[Line, ...], key: str, protocol: int, name: str) -> set[Run]:
+    found: set[Run] = set()
     for text, line in lines:
+        if text == ALL_PORTS:
+            found.add((protocol, 1, PORT_MAX))
+            continue
         try:
             services = parse_ports(text, protocol, source=key).services
         except TargetError as error:
@@ -82,7 +85,7 @@ def _ports(lines: tuple[Line, ...], key: str, protocol: int, name: str) -> set[S
             seen = f"{text} names ports of the other protocol"
             right = "tcpports is for TCP, udpports for UDP"
             raise ConfigError(Problem(name, line, key, seen, right))
-        found.update(services)
+        found.update((kind, port, port) for kind, port in services)
     return found
 
 

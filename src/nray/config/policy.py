@@ -49,6 +49,9 @@ class _Network(Text):
     name = "network"
 
 
+#: Every port of a protocol.
+ALL_PORTS = "all"
+
 _NETWORKS = Lines(_Network())
 _PORTS = Lines(PortExpression())
 
@@ -58,8 +61,8 @@ class PolicyFile(Section, frozen=True, kw_only=True):
 
     networks: Annotated[tuple[Line, ...], Key("networks", _NETWORKS)] = ()
     never: Annotated[tuple[Line, ...], Key("never", _NETWORKS)] = ()
-    tcp_ports: Annotated[tuple[Line, ...], Key("tcpports", _PORTS)] = (("all", 0),)
-    udp_ports: Annotated[tuple[Line, ...], Key("udpports", _PORTS)] = (("all", 0),)
+    tcp_ports: Annotated[tuple[Line, ...], Key("tcpports", _PORTS)] = ((ALL_PORTS, 0),)
+    udp_ports: Annotated[tuple[Line, ...], Key("udpports", _PORTS)] = ((ALL_PORTS, 0),)
     ratelimit: Annotated[float, Key("ratelimit", kinds.RATE)] = 0.0
     workers: Annotated[int, Key("workers", kinds.COUNT_OR_AUTO)] = 0
     names: Annotated[bool, Key("names", kinds.BOOL)] = True

@@ -13,11 +13,14 @@ from ipaddress import ip_address
 import msgspec
 
 from nray.targets import ranges
-from nray.targets.ports import PORT_MAX, PROTOCOL_NAMES, TCP, UDP, Service
+from nray.targets.ports import PORT_MAX, PROTOCOL_NAMES, TCP, UDP
 from nray.targets.ranges import Range, Ranges
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
 from nray.worker import protocol
+
+#: (protocol, first port, last port)
+Run = tuple[int, int, int]
 
 _ALL4: Ranges = ((0, 2**32 - 1),)
 _ALL6: Ranges = ((0, 2**128 - 1),)
@@ -51,7 +54,7 @@ class Policy:
 
     networks4: Ranges
     networks6: Ranges
-    ports: tuple[tuple[int, int, int], ...]
+    ports: tuple[Run, ...]
     networks: str = ""
     ratelimit: float = 0.0
     workers: int = 0
@@ -65,7 +68,7 @@ class Policy:
         allowed6: Ranges,
         never4: Ranges,
         never6: Ranges,
-        services: Iterable[Service],
+        ports: Iterable[Run],
         *,
         ratelimit: float = 0.0,
         workers: int = 0,
@@ -83,7 +86,7 @@ class Policy:
         words = _listed([*_names(allowed4, 4), *_names(allowed6, 6)])
         if never4 or never6:
             words += f" without {_listed([*_names(never4, 4), *_names(never6, 6)])}"
-        return cls(networks4, networks6, _runs(services), words, ratelimit, workers, names, modules)
+        return cls(networks4, networks6, _runs(ports), words, ratelimit, workers, names, modules)
 
     @property
     def refused4(self) -> Ranges:
@@ -156,14 +159,14 @@ def _embedded(never4: Ranges) -> list[Range]:
     ]
 
 
-def _runs(services: Iterable[Service]) -> tuple[tuple[int, int, int], ...]:
-    """(protocol, port) pairs as runs of ports."""
-    runs: list[tuple[int, int, int]] = []
-    for kind, port in sorted(services):
-        if runs and runs[-1][0] == kind and port <= runs[-1][2] + 1:
-            runs[-1] = (kind, runs[-1][1], port)
+def _runs(ports: Iterable[Run]) -> tuple[Run, ...]:
+    """The same ports, sorted, in as few runs as can be."""
+    runs: list[Run] = []
+    for kind, first, last in sorted(ports):
+        if runs and runs[-1][0] == kind and first <= runs[-1][2] + 1:
+            runs[-1] = (kind, runs[-1][1], max(last, runs[-1][2]))
         else:
-            runs.append((kind, port, port))
+            runs.append((kind, first, last))
     return tuple(runs)
 
 
@@ -191,7 +194,7 @@ def _names(networks: Ranges, family: int) -> list[str]:
     return found
 
 
-def _port_words(ports: Sequence[tuple[int, int, int]]) -> str:
+def _port_words(ports: Sequence[Run]) -> str:
     words = []
     for kind in (TCP, UDP):
         runs = [(first, last) for each, first, last in ports if each == kind]
