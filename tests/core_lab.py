@@ -27,7 +27,17 @@ TCP, UDP = 6, 17
 CLONE_NEWNET = 0x40000000
 #: tun(4): TUNSETIFF, and IFF_TUN without a header of its own.
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-COUNTED = ("open", "closed", "filtered", "open|filtered", "error", "excluded", "skipped", "more")
+COUNTED = (
+    "open",
+    "closed",
+    "filtered",
+    "open|filtered",
+    "error",
+    "excluded",
+    "skipped",
+    "more",
+    "refused",
+)
 ALL_STATES = _core.STATES[1:]
 SYN, RST, ACK, FIN = 2, 4, 16, 1
 

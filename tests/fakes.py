@@ -129,8 +129,8 @@ def hit(segment: Segment, position: int, address: bytes = b"", state: int = OPEN
 
 
 def counts_of(count: int, opened: int = 0) -> tuple[int, ...]:
-    """Eight counts for a slice of so many probes: all closed but some open."""
-    return (opened, count - opened, 0, 0, 0, 0, 0, 0)
+    """Nine counts for a slice of so many probes: all closed but some open."""
+    return (opened, count - opened, 0, 0, 0, 0, 0, 0, 0)
 
 
 # ── outputs and ledgers ─────────────────────────────────────────────────────────────────────

@@ -48,7 +48,7 @@ def hits(start: int, *at: int, pool: int = 0, segment: int = 0, address: int = 1
 
 
 def done(start: int, count: int, *, pool: int = 0, segment: int = 0, **more: object) -> SliceDone:
-    counts = (0, count, 0, 0, 0, 0, 0, 0)
+    counts = (0, count, 0, 0, 0, 0, 0, 0, 0)
     return SliceDone(pool, segment, start, count, **({"counts": counts} | more))  # type: ignore[arg-type]
 
 

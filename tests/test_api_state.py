@@ -192,7 +192,7 @@ def test_a_scan_goes_on_with_what_is_missing_and_with_what_outputs_miss(tmp_path
         [
             NodeSeen(1, "local", "elsewhere", 0, None, "", "", None, 1),
             Hits(1, 0, 0, 0, 1_700_000_000_000, record),
-            SliceDone(0, 0, 0, 40, (1, 39, 0, 0, 0, 0, 0, 0)),
+            SliceDone(0, 0, 0, 40, (1, 39, 0, 0, 0, 0, 0, 0, 0)),
             Hits(1, 0, 0, 40, 1_700_000_000_000, hit(made.segments[0], 41)),
         ]
     )

@@ -37,7 +37,7 @@ def hits(start, *more):
 
 
 def done(start, count=1):
-    return SliceDone(0, 0, start, count, (0, count, 0, 0, 0, 0, 0, 0))
+    return SliceDone(0, 0, start, count, (0, count, 0, 0, 0, 0, 0, 0, 0))
 
 
 def books_on(ledger, *sinks, channelsize=1000):
@@ -488,7 +488,7 @@ def test_a_report_is_its_new_hits_and_its_end():
     scheduler.want(node, 1)
     (grant,) = scheduler.grant(node, 0.0)
     first, second = hit(SEGMENT, grant.start), hit(SEGMENT, grant.start + 1)
-    counts = (2, grant.count - 2, 0, 0, 0, 0, 0, 0)
+    counts = (2, grant.count - 2, 0, 0, 0, 0, 0, 0, 0)
 
     def entries(packed, ended):
         taken = scheduler.report(grant.lease, packed, done=ended, counts=counts if ended else ())

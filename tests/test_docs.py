@@ -21,6 +21,7 @@ from cli_lab import parse
 from nray.cli.node import node
 from nray.cli.root import nray
 from nray.cli.scan import check_usage
+from nray.config.policy import parse_policy
 from nray.config.reader import loads
 
 ROOT = Path(__file__).parent.parent
@@ -178,8 +179,9 @@ def test_lines_are_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configurations_of_the_pages_are_read(page: Path) -> None:
+    read = parse_policy if page.name == "policy.md" else loads
     for example in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-        loads(example)
+        read(example)
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:

@@ -78,7 +78,7 @@ def test_a_new_ledger_knows_what_it_was_made_with(kind):
     assert (ledger.last, ledger.read(0, 10), ledger.nodes(), ledger.pools()) == (0, [], [], [])
     assert list(ledger.done(0, 0)) == []
     assert list(ledger.open_hits(0, 0)) == []
-    assert (ledger.tally(0), ledger.errors(0), ledger.hits(0)) == ((0,) * 8, {}, 0)
+    assert (ledger.tally(0), ledger.errors(0), ledger.hits(0)) == ((0,) * 9, {}, 0)
     assert ledger.cursor("file") is None
     assert ledger.hits_until(5) == 0
     assert ledger.commit([]) == 0
@@ -99,12 +99,12 @@ def test_segments_twice_are_refused_from_the_start(kind):
 
 
 def test_sums_are_those_of_ended_slices_by_pool(ledger):
-    counts = (1, 2, 3, 4, 5, 6, 7, 8)
+    counts = (1, 2, 3, 4, 5, 6, 7, 8, 9)
     ledger.commit([done(0, 28, counts=counts, errors={"no-route-from-here": 5})])
     ledger.commit([done(28, 1), done(0, 2, pool=1, errors={"x": 1})])
     ledger.commit([done(29, 1, errors={"no-route-from-here": 1, "y": 2})])
-    assert ledger.tally(0) == (1, 4, 3, 4, 5, 6, 7, 8)
-    assert ledger.tally(1) == (0, 2, 0, 0, 0, 0, 0, 0)
+    assert ledger.tally(0) == (1, 4, 3, 4, 5, 6, 7, 8, 9)
+    assert ledger.tally(1) == (0, 2, 0, 0, 0, 0, 0, 0, 0)
     assert ledger.errors(0) == {"no-route-from-here": 6, "y": 2}
     assert ledger.errors(1) == {"x": 1}
     assert ledger.pools() == [0, 1]
@@ -135,7 +135,7 @@ def test_positions_up_to_the_largest(ledger):
 
 
 def test_sums_stop_at_the_largest_integer(ledger):
-    counts = (LARGEST,) * 8
+    counts = (LARGEST,) * 9
     ledger.commit([done(0, 1, counts=counts, errors={"x": LARGEST})])
     ledger.commit([done(1, 1, counts=counts, errors={"x": LARGEST})])
     assert ledger.tally(0) == counts

@@ -275,7 +275,7 @@ async def test_a_slice_that_ends_its_workers_is_given_up_and_the_rest_goes_on():
         bench = Bench(nursery, behave, leases(30))
         await bench.until_done(30)
         (lost,) = [each for each in bench.office.outcomes if each.lease == 8]
-        assert lost.counts == (0, 0, 0, 0, 10, 0, 0, 0)
+        assert lost.counts == (0, 0, 0, 0, 10, 0, 0, 0, 0)
         assert lost.errors == {"worker-died": 10}
         assert bench.forks.spawned >= 2 + DEATHS_MAX
         await bench.stop()

@@ -145,9 +145,9 @@ def test_leases_of_an_earlier_generation_are_over_and_of_a_later_one_are_lies():
 
 def test_sums_go_on_too():
     scheduler = scheduler_of(10)
-    scheduler.restore_sums(0, (1, 2, 3, 0, 0, 0, 0, 0), {"x": 2}, 5)
+    scheduler.restore_sums(0, (1, 2, 3, 0, 0, 0, 0, 0, 0), {"x": 2}, 5)
     (grant,) = granted(scheduler, scheduler.join("a", 0, 1))
-    counts = (1, 8, 0, 0, 1, 0, 0, 0)
+    counts = (1, 8, 0, 0, 1, 0, 0, 0, 0)
     scheduler.report(grant.lease, record(0), done=True, counts=counts, errors={"x": 1, "y": 1})
     pool = scheduler.pools[0]
     assert (pool.tally.open, pool.tally.closed, pool.tally.filtered) == (2, 10, 3)
@@ -196,7 +196,7 @@ class Lives:
         grant = self.open[which % len(self.open)]
         there = [n for n in range(grant.start, grant.start + grant.count) if n % 3 == 0]
         found = there if ended else [n for n in there if (n * 31 + part) % 2]
-        counts = counts_of(grant.count, len(there)) if ended else (0,) * 8
+        counts = counts_of(grant.count, len(there)) if ended else (0,) * 9
         packed = b"".join(map(record, found))
         taken = self.scheduler.report(grant.lease, packed, done=ended, counts=counts)
         self.ledger.commit(entries_of(taken, counts, {}, 1))

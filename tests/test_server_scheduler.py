@@ -446,13 +446,15 @@ def test_hits_that_are_no_records_are_faulty(one, hits):
     "counts",
     [
         (),
-        (0,) * 8,
-        (0, 9, 0, 0, 0, 0, 0, 0),
-        (0, 11, 0, 0, 0, 0, 0, 0),
-        (-1, 11, 0, 0, 0, 0, 0, 0),
-        (0, 10, 0, 0, 0, 0, 0),
-        (0, 10, 0, 0, 0, 0, 0, 0, 0),
-        (0, 11, 0, 0, 0, 0, 0, 1),  # further addresses without a name
+        (0,) * 9,
+        (0, 9, 0, 0, 0, 0, 0, 0, 0),
+        (0, 11, 0, 0, 0, 0, 0, 0, 0),
+        (-1, 11, 0, 0, 0, 0, 0, 0, 0),
+        (0, 10, 0, 0, 0, 0, 0, 0),
+        (0, 10, 0, 0, 0, 0, 0, 0, 0, 0),
+        (0, 11, 0, 0, 0, 0, 0, 1, 0),  # further addresses without a name
+        (0, 10, 0, 0, 0, 0, 0, 0, 1),  # one refused that is counted elsewhere, too
+        (0, 0, 0, 0, 0, 0, 0, 0, 9),
     ],
 )
 def test_counts_that_do_not_add_up_are_faulty_and_end_nothing(one, counts):
@@ -468,7 +470,7 @@ def test_a_names_further_addresses_count_beside_the_total():
     scheduler.add_segment(Seg(0, 4, ("a.example", "b.example")))
     (grant,) = granted(scheduler, scheduler.join("a", 0, 1))
     hits = record(1, b"\1") + record(1, b"\2") + record(1, b"\1")
-    counts = (2, 5, 0, 0, 0, 0, 0, 3)
+    counts = (2, 5, 0, 0, 0, 0, 0, 3, 0)
     _, _, fresh, *_ = scheduler.report(grant.lease, hits, done=True, counts=counts)
     assert fresh == hits[:64]  # one for each address
     assert scheduler.pools[0].done == 4
@@ -491,7 +493,7 @@ def test_a_lease_that_was_never_given_or_is_of_another_pool_is_faulty(one):
 def test_reasons_of_errors_are_summed():
     scheduler = scheduler_of(20, slice_most=10)
     for grant in granted(scheduler, scheduler.join("a", 0, 1), 2):
-        counts = (0, 8, 0, 0, 2, 0, 0, 0)
+        counts = (0, 8, 0, 0, 2, 0, 0, 0, 0)
         scheduler.report(grant.lease, b"", done=True, counts=counts, errors={"x": 1, "y": 1})
     assert scheduler.pools[0].errors == {"x": 2, "y": 2}
     assert scheduler.pools[0].tally.error == 4

@@ -1169,4 +1169,4 @@ def test_over_loopback_a_registration_and_its_end(caplog):
 
     trio.run(main)
     assert "node-1 (peer) registered from 127.0.0.1:" in caplog.text
-    assert counts_of(1) == (0, 1, 0, 0, 0, 0, 0, 0)
+    assert counts_of(1) == (0, 1, 0, 0, 0, 0, 0, 0, 0)

@@ -57,7 +57,7 @@ FROM_WORKER = [
     Want(2),
     Alive(2**40),
     Found(2**63, b"h" * 64, False, (), {}, 2**40),
-    Found(1, b"", True, tuple(range(8)), {"local-error": 3}, 9),
+    Found(1, b"", True, tuple(range(9)), {"local-error": 3}, 9),
 ]
 ENDS = [(True, TO_WORKER), (False, FROM_WORKER)]
 

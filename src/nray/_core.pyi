@@ -63,6 +63,23 @@ def _locate_benchmark(
 ) -> tuple[float, int]:
     """(seconds, a sum of no meaning) for locating, and checking, ``count`` probes: for bench/."""
 
+# ── policy.pxi ──────────────────────────────────────────────────────────────────────────────
+
+class Policy:
+    """What must not be probed from here, whoever asks for it.
+
+    Args:
+        refused: the addresses.
+        ports: (protocol 6 or 17, first, last) of those that are allowed, inclusive.
+
+    Raises:
+        ValueError: there are no such ports.
+    """
+
+    def __init__(self, refused: Exclusions, ports: Sequence[tuple[int, int, int]]) -> None: ...
+    def refuses(self, family: int, address: int, protocol: int, port: int) -> bool:
+        """Whether a probe would be refused; an IPv4-mapped address counts as its IPv4 one."""
+
 # ── bucket.pxi ──────────────────────────────────────────────────────────────────────────────
 
 class Bucket:
@@ -106,6 +123,7 @@ class Engine:
         payloads: UDP port to payload.
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
+        policy: what it refuses is not sent, and counted as refused.
 
     Raises:
         OSError: no epoll descriptor can be had.
@@ -126,6 +144,7 @@ class Engine:
         payloads: Mapping[int, bytes] | None = None,
         udp_fast: bool = False,
         adaptive: bool = False,
+        policy: Policy | None = None,
     ) -> None: ...
     @property
     def pending(self) -> int: ...

@@ -8,6 +8,8 @@ Contents, one part each:
 include "core/common.pxi"
 # keyed permutation, numbered space, exclusion lookup
 include "core/space.pxi"
+# what a node's own policy refuses, whoever asks for it
+include "core/policy.pxi"
 # the rate that the workers of a node share
 include "core/bucket.pxi"
 # states, reasons and packed hits

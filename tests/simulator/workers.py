@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .world import Machine, World
 
 #: Counts of a slice, by position in the tuple.
-_OPEN, _CLOSED, _ADDRESSES, _COUNTS = 0, 1, 7, 8
+_OPEN, _CLOSED, _ADDRESSES, _COUNTS = 0, 1, 7, 9
 #: A worker that works says so at least this often, seconds (`nray.worker.main.PUMP_S`).
 _PUMP_S: Final = 5.0
 #: At most so many parts of a slice's hits are told before its end.

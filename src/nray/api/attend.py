@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from nray.node.client import Node, Secure
+    from nray.node.policy import Policy
 
 log = logging.getLogger("nray.node")
 
@@ -58,12 +59,18 @@ def attend(
     stay: bool,
     allow_plaintext: bool,
     tls: NodeTlsFiles,
+    policy: str | None = None,
 ) -> int:
     """Be a node until the scan is over; returns the exit status.
+
+    Args:
+        policy: a file that says what this node will ever do. Read once; without a good one
+            nothing starts.
 
     Raises:
         UserError: flags that do not fit, a certificate that cannot be used or was refused.
     """
+    keep_to = _policy(policy) if policy is not None else None
     if not tls.wanted:
         _demand_loopback(host, allow_plaintext)
     fork_server = start_fork_server()
@@ -81,6 +88,7 @@ def attend(
             preferred_pool=preferred_pool,
             processes=count,
             stay=stay,
+            policy=keep_to,
         )
         node = Node(options, fork_server, _secure(tls), primed)
         try:
@@ -89,6 +97,14 @@ def attend(
             raise _with_file(error, tls.client_cert) from error
     finally:
         fork_server.close()
+
+
+def _policy(path: str) -> Policy:
+    from nray.api.policy import read_policy
+
+    read = read_policy(path)
+    log.info("policy of this node, whatever the server says: %s", read.words())
+    return read
 
 
 def _run(node: Node) -> int:

@@ -27,6 +27,7 @@ from nray.config.rules import require_work, unsupported
 from nray.config.schema import Config
 from nray.config.writer import to_yaml
 from nray.ledger.memory import MemoryLedger
+from nray.node.bounds import TIMEOUT_MS_MAX
 from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
 from nray.targets.udp_payloads import KNOWN
@@ -180,14 +181,19 @@ def settings_of(config: Config) -> Settings:
     return Settings(
         workers=scanner.workers,
         ratelimit=scanner.ratelimit,
-        tcp_timeout_ms=max(1, round(scanner.tcp.timeout_s * 1000)),
-        udp_timeout_ms=max(1, round(scanner.udp.timeout_s * 1000)),
+        tcp_timeout_ms=_milliseconds(scanner.tcp.timeout_s),
+        udp_timeout_ms=_milliseconds(scanner.udp.timeout_s),
         adaptive=scanner.tcp.adaptive_timeout,
         udp_fast=scanner.udp.fast,
         udp_payload=scanner.udp.default_hex_payload,
         udp_payloads=_payloads(config),
         states=tuple(sorted(states - {"open"})),
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    """A timeout as nodes take it; 25 days are as good as for ever."""
+    return min(max(1, round(seconds * 1000)), TIMEOUT_MS_MAX)
 
 
 def slice_cap(config: Config) -> int:

@@ -7,6 +7,7 @@ import time
 from nray.api.state import Origin, unpack_origin
 from nray.ledger.ledger import Account
 from nray.ledger.sqlite import SqliteAccount
+from nray.server.refusals import by_node, others
 from nray.targets.segment import Segment
 
 #: Gaps in what is done that are told one by one.
@@ -68,7 +69,9 @@ def _pool_lines(account: Account, pool: int, segments: list[Segment], total: int
     counts = account.tally(pool)
     told = [f"{count} {state}" for state, count in zip(STATES, counts, strict=False) if count]
     lines.append(f"  hits {account.hits(pool)}" + (f"; {', '.join(told)}" if told else ""))
-    for reason, count in sorted(account.errors(pool).items()):
+    for name, count in sorted(by_node(account.errors(pool)).items()):
+        lines.append(f"  refused: {count} (policy of node {name})")
+    for reason, count in sorted(others(account.errors(pool)).items()):
         lines.append(f"  not sent: {count} ({reason})")
     if gaps:
         more = f" and {gap_count - len(gaps)} more" if gap_count > len(gaps) else ""

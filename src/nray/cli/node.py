@@ -61,6 +61,9 @@ from nray.cli.command import VERSION_MESSAGE, Command, Number
     metavar="N",
     help="Worker processes. [default: one a core]",
 )
+@click.option(
+    "--policy", metavar="F", help="What this node will ever scan, whatever its server says."
+)
 @click.option("--stay", is_flag=True, help="Wait for the next scan instead of ending with this.")
 @click.option(
     "--allow-plaintext",
@@ -91,6 +94,7 @@ def node(**options: Any) -> int:
         processes=options["processes"] or 0,
         stay=options["stay"],
         allow_plaintext=options["allow_plaintext"],
+        policy=options["policy"],
         tls=NodeTlsFiles(
             use=options["use_tls"],
             insecure=options["tls_insecure"],

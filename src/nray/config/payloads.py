@@ -11,8 +11,8 @@ import re
 
 from nray.config.errors import Wrong, quoted
 
-#: The most that a UDP datagram over IPv4 carries: 65,535 less 20 of IP and 8 of UDP.
-PAYLOAD_BYTES_MAX = 65_507
+#: The most that the core puts into a probe: one packet on any path, never a train of fragments.
+PAYLOAD_BYTES_MAX = 1400
 
 _LETTERS = {
     "a": 0x07,
@@ -49,7 +49,7 @@ def parse_payload(text: str, *, escapes: bool) -> bytes:
     """
     payload = _unescape(text) if escapes else b"".join(_byte(character) for character in text)
     if len(payload) > PAYLOAD_BYTES_MAX:
-        raise Wrong(f"{len(payload)} bytes", f"a datagram carries at most {PAYLOAD_BYTES_MAX}")
+        raise Wrong(f"{len(payload)} bytes", f"a probe carries at most {PAYLOAD_BYTES_MAX}")
     return payload
 
 

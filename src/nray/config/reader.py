@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,18 +41,31 @@ def load(path: str | Path) -> Config:
         with open(path, "rb") as file:
             data = file.read(TEXT_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(Problem(name, 0, "", f"cannot be read: {reason}")) from None
+        raise unreadable(name, error) from None
+    return loads(decode(data, name), name)
+
+
+def unreadable(name: str, error: OSError | ValueError) -> ConfigError:
+    """What a file that cannot be read is told as."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigError(Problem(name, 0, "", f"cannot be read: {reason}"))
+
+
+def decode(data: bytes, name: str) -> str:
+    """The text of a file, of which at most `TEXT_BYTES_MAX` and one byte were read.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
     try:
         # A file cut at the bound may end within a character; the bound is then the complaint.
-        text = data.decode("utf-8", "replace" if len(data) > TEXT_BYTES_MAX else "strict")
+        return data.decode("utf-8", "replace" if len(data) > TEXT_BYTES_MAX else "strict")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{data[error.start]:02x}"
         raise ConfigError(
             Problem(name, line, "", f"not UTF-8 text ({byte})", "save the file as UTF-8")
         ) from None
-    return loads(text, name)
 
 
 def loads(text: str, name: str = "configuration") -> Config:
@@ -77,6 +90,27 @@ def loads(text: str, name: str = "configuration") -> Config:
     return _Reading(name).config(document)
 
 
+_S = TypeVar("_S", bound=Section)
+
+
+def read_strictly(text: str, name: str, section: type[_S]) -> _S:
+    """A section that is a document of its own, where nothing may be left to chance: a key without
+    a value is a mistake, too. An empty text gives all defaults.
+
+    Raises:
+        ConfigError: as `loads`.
+    """
+    document = read_document(text, name)
+    if document is None or (isinstance(document, Scalar) and document.is_null):
+        return section()
+    if not isinstance(document, Mapping):
+        right = f"write keys and values; the keys are {_keys(section)}"
+        seen = f"{describe(document)} is no section"
+        raise ConfigError(Problem(name, document.line, "", seen, right))
+    read: _S = _Reading(name, section, strict=True).section(document)
+    return read
+
+
 class _Given(msgspec.Struct, frozen=True):
     """One key as it stands in the file.
 
@@ -98,8 +132,10 @@ class _Full(Exception):
 class _Reading:
     """Reads one document. Used once; holds the problems found and where each key stands."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, root: type[Section] = Config, *, strict: bool = False) -> None:
         self._name = name
+        self._root = root
+        self._strict = strict
         self._problems: list[Problem] = []
         # Full paths of the schema: to where they were written, and those that could not be read.
         self._places: dict[str, _Given] = {}
@@ -113,9 +149,22 @@ class _Reading:
             self._check_relations(config)
         except _Full:
             pass
+        self._raise()
+        return config
+
+    def section(self, document: Mapping) -> Any:
+        """The document as the section that is its root."""
+        section = None
+        try:
+            section = self._section(self._root, self._below("", document), "")
+        except _Full:
+            pass
+        self._raise()
+        return section
+
+    def _raise(self) -> None:
         if self._problems:
             raise ConfigError(*sorted(self._problems, key=lambda problem: problem.line))
-        return config
 
     # ── sections ────────────────────────────────────────────────────────────────────────────
 
@@ -186,6 +235,8 @@ class _Reading:
                 self._problem(entry, path, "no such key", f"{path} has no keys of its own")
                 return field.default
         if isinstance(first.node, Scalar) and first.node.is_null:
+            if self._strict:
+                self._problem(first, path, "no value", "give it one, or remove the key")
             return field.default
         try:
             return field.kind.read(first.node)
@@ -256,7 +307,10 @@ class _Reading:
 
     def _unknown(self, section: type[Section], path: str, entry: _Given) -> None:
         self._problem(
-            entry, path + entry.rest, "unknown key", _suggestion(section, path, entry.rest)
+            entry,
+            path + entry.rest,
+            "unknown key",
+            _suggestion(self._root, section, path, entry.rest),
         )
 
     def _add(self, problem: Problem) -> None:
@@ -265,14 +319,14 @@ class _Reading:
             raise _Full
 
 
-def _suggestion(section: type[Section], path: str, rest: str) -> str:
+def _suggestion(root: type[Section], section: type[Section], path: str, rest: str) -> str:
     """The nearest right key: alike in this section, else of this name or alike in another one."""
     wanted = rest.casefold()[:64]
     here = {field.key.casefold(): path + field.key for field in fields(section)}
     near = difflib.get_close_matches(wanted.partition(".")[0], here, 1, _NEAR_HERE)
     if near:
         return f"did you mean {here[near[0]]}?"
-    everywhere = [full for full, _ in leaves()]
+    everywhere = [full for full, _ in leaves(root)]
     same = [full for full in everywhere if f".{full.casefold()}".endswith(f".{wanted}")]
     if same:
         return f"did you mean {' or '.join(same[:3])}?"
@@ -280,4 +334,8 @@ def _suggestion(section: type[Section], path: str, rest: str) -> str:
     alike = difflib.get_close_matches(wanted.rpartition(".")[2], names, 1, _NEAR_ELSEWHERE)
     if alike:
         return f"did you mean {names[alike[0]]}?"
-    return f"the keys here are {', '.join(field.key for field in fields(section))}"
+    return f"the keys here are {_keys(section)}"
+
+
+def _keys(section: type[Section]) -> str:
+    return ", ".join(field.key for field in fields(section))

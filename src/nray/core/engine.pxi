@@ -91,6 +91,10 @@ cdef enum:
     UDP_ANSWER_MAX = 2048
     KINDS = 4
     ERRORS_MAX = 8
+    COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
+    # Probes of a slice that are passed over in a row, before answers are looked at again: some
+    # 0.1 ms of work.
+    PASSED_OVER_MAX = 1024
     # How often a direct second connect() must have failed of late to be left out, and how often
     # it is tried all the same.
     DIRECT_MAX = 64
@@ -157,7 +161,8 @@ cdef struct slice_t:
     uint64_t begun          # how many of `count` were started
     uint64_t lease
     int64_t outstanding
-    int64_t counts[8]       # open, closed, filtered, open|filtered, error, excluded, skipped, addresses
+    # open, closed, filtered, open|filtered, error, excluded, skipped, addresses, refused
+    int64_t counts[COUNTS]
     uint32_t errors[ERRORS_MAX]
     listed_t *listed
     uint8_t used
@@ -219,6 +224,7 @@ cdef class Engine:
         payloads: UDP port to payload.
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
+        policy: what it refuses is not sent, and counted as refused.
 
     Raises:
         OSError: no epoll descriptor can be had.
@@ -250,6 +256,7 @@ cdef class Engine:
     cdef Bucket bucket
     cdef Space space
     cdef Exclusions exclusions
+    cdef Policy policy
     cdef dict kept
     cdef bytes payload_
     cdef const uint8_t *payload_text
@@ -261,7 +268,7 @@ cdef class Engine:
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, int window=0,
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
                   bytes payload=b"nray", payloads=None, bint udp_fast=False,
-                  bint adaptive=False):
+                  bint adaptive=False, Policy policy=None):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
@@ -278,6 +285,7 @@ cdef class Engine:
         self.adaptive_ = adaptive and self.timeout_ns[LINE_TCP] > IMPATIENT_NS
         self.second_try = self.timeout_ns[LINE_TCP] > KERNEL_RETRIES_NS
         self.fast = udp_fast
+        self.policy = policy
         self.limit = <int32_t>max(1, min(nray_descriptors() - DESCRIPTORS_SPARE - 4, WINDOW_MAX))
         self.auto_window = window == 0
         self.slots_max = self.limit if window == 0 else max(1, min(window, self.limit))
@@ -371,7 +379,8 @@ cdef class Engine:
 
         Args:
             addresses: index of a name to its addresses (4 or 16 bytes each); a name without
-                any ends as an error, ``name-not-resolved``.
+                any ends as an error, ``name-not-resolved``. With a policy an address may be
+                empty: the name was not looked up, and is refused.
 
         Raises:
             ValueError, RuntimeError: as `add_slice`; also where a name's index is missing.
@@ -397,7 +406,7 @@ cdef class Engine:
             if not where:
                 unresolved += 1
             for address in where:
-                if len(address) != 4 and len(address) != 16:
+                if len(address) not in (4, 16) and (address or self.policy is None):
                     raise ValueError(f"name {probe.name}: an address is 4 or 16 bytes")
                 found.append((position, address, probe.port, probe.protocol))
             more += max(0, len(where) - 1)
@@ -419,8 +428,8 @@ cdef class Engine:
                 space.locate(position, &one.probe)
             else:
                 data = <bytes>address
-                one.probe.family = 4 if len(data) == 4 else 6
-                memcpy(one.probe.addr, <const char *>data, 4 if len(data) == 4 else 16)
+                one.probe.family = 4 if len(data) == 4 else 6 if data else 0
+                memcpy(one.probe.addr, <const char *>data, len(data))
                 one.probe.port = port
                 one.probe.protocol = protocol
             one += 1
@@ -510,7 +519,7 @@ cdef class Engine:
 
         Returns:
             a list of ``(lease, hits, done, counts, errors)``: packed hits; whether the slice has
-            ended; then only, eight counts in the order of `nray.wire.messages.Counts` and how
+            ended; then only, nine counts in the order of `nray.wire.messages.Counts` and how
             often each reason made an error.
         """
         cdef int32_t i, first, slice
@@ -538,7 +547,7 @@ cdef class Engine:
     cdef tuple close_slice(self, int32_t i, bytes hits):
         cdef slice_t *slice = &self.slices[i]
         cdef int k
-        counts = tuple(slice.counts[k] for k in range(8))
+        counts = tuple(slice.counts[k] for k in range(COUNTS))
         errors = {
             REASONS[REASON_DESCRIPTORS + k]: slice.errors[k]
             for k in range(ERRORS_MAX) if slice.errors[k]
@@ -643,30 +652,41 @@ cdef class Engine:
         return wake
 
     cdef bint next_probe(self, item_t *item) noexcept nogil:
-        """The next probe of the current slice; false if there was one that is not sent."""
-        cdef slice_t *slice = &self.slices[self.current]
+        """The next probe of the current slice; false if those passed over were all for now."""
         cdef int32_t which = self.current
-        memset(item, 0, sizeof(item_t))
-        item.slice = which
-        if slice.listed != NULL:
-            item.probe = slice.listed[slice.begun].probe
-            item.position = slice.listed[slice.begun].position
-        else:
-            item.position = slice.start + slice.begun
-            self.space.locate(item.position, &item.probe)
-        slice.begun += 1
-        slice.outstanding += 1
-        if slice.begun == slice.count:
-            self.current = -1
-            self.idle_told = False
-        if self.exclusions is not None and self.exclusions.covers_probe(&item.probe):
-            self.uncount(which, 5)
-            return False
-        if (self.fast and item.probe.protocol == PROTO_UDP
-                and self.payload_at[item.probe.port] == NULL):
-            self.uncount(which, 6)
-            return False
-        return True
+        cdef slice_t *slice = &self.slices[which]
+        cdef int k, count
+        for k in range(PASSED_OVER_MAX):
+            memset(item, 0, sizeof(item_t))
+            item.slice = which
+            if slice.listed != NULL:
+                item.probe = slice.listed[slice.begun].probe
+                item.position = slice.listed[slice.begun].position
+            else:
+                item.position = slice.start + slice.begun
+                self.space.locate(item.position, &item.probe)
+            slice.begun += 1
+            slice.outstanding += 1
+            if slice.begun == slice.count:
+                self.current = -1
+                self.idle_told = False
+            count = self.left_out(&item.probe)
+            if count < 0:
+                return True
+            self.uncount(which, count)
+            if self.current < 0:
+                break
+        return False
+
+    cdef int left_out(self, const probe_t *probe) noexcept nogil:
+        """As what a probe that must not be sent is counted; -1 for one that may be."""
+        if self.exclusions is not None and self.exclusions.covers_probe(probe):
+            return 5
+        if self.policy is not None and self.policy.refuses_probe(probe):
+            return 8
+        if self.fast and probe.protocol == PROTO_UDP and self.payload_at[probe.port] == NULL:
+            return 6
+        return -1
 
     cdef void uncount(self, int32_t which, int kind) noexcept nogil:
         self.slices[which].counts[kind] += 1

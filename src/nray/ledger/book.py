@@ -44,7 +44,7 @@ DONE_KEPT_MAX = 1024
 
 @dataclass
 class Sums:
-    """One pool's: eight counts (see `entries.COUNTS`), and hits."""
+    """One pool's: nine counts (see `entries.COUNTS`), and hits."""
 
     counts: list[int] = field(default_factory=lambda: [0] * COUNTS)
     hits: int = 0

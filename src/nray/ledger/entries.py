@@ -27,8 +27,12 @@ POOL_MAX = 2**31 - 1
 HITS_BYTES_MAX = 16 * 1024 * 1024
 
 #: Counts of a slice that has ended, in the order of the wire's ``Counts``: open, closed,
-#: filtered, open|filtered, error, excluded, skipped, further addresses of names.
-COUNTS = 8
+#: filtered, open|filtered, error, excluded, skipped, further addresses of names, refused.
+COUNTS = 9
+
+#: A reason among the errors of a slice that begins so is no error: it tells how many probes the
+#: policy of the node whose name follows has refused.
+REFUSED_BY = "refused-by:"
 
 
 class NodeSeen(msgspec.Struct, frozen=True):
@@ -87,14 +91,14 @@ class SliceDone(msgspec.Struct, frozen=True):
 
     Attributes:
         counts: see `COUNTS`.
-        errors: why probes could not be sent, and how often.
+        errors: why probes could not be sent, and how often; see `REFUSED_BY`.
     """
 
     pool: int
     segment: int
     start: int
     count: int
-    counts: tuple[int, int, int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0, 0, 0)
+    counts: tuple[int, int, int, int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0, 0, 0, 0)
     errors: dict[str, int] = {}
 
 

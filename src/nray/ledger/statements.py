@@ -10,8 +10,8 @@ from typing import Final
 
 #: Marks a file of SQLite as a ledger (``file`` shows it): "nray" in ASCII.
 APPLICATION_ID: Final = 0x6E726179
-#: Raised whenever an older program would misread what is in the file.
-FORMAT: Final = 1
+#: Raised whenever an older program would misread what is in the file. 2: `pool.refused`.
+FORMAT: Final = 2
 
 # Positions reach 2^63 - 1, the largest integer: intervals therefore name their last position,
 # not the end after it. A row of the journal holds the rows of one commit, or some hundred of
@@ -32,7 +32,7 @@ SCHEMA: Final = (
         pool INTEGER PRIMARY KEY, open INTEGER NOT NULL, closed INTEGER NOT NULL,
         filtered INTEGER NOT NULL, open_filtered INTEGER NOT NULL, error INTEGER NOT NULL,
         excluded INTEGER NOT NULL, skipped INTEGER NOT NULL, addresses INTEGER NOT NULL,
-        hits INTEGER NOT NULL)""",
+        refused INTEGER NOT NULL, hits INTEGER NOT NULL)""",
     """CREATE TABLE error (
         pool INTEGER, reason TEXT, count INTEGER NOT NULL,
         PRIMARY KEY (pool, reason)) WITHOUT ROWID""",
@@ -59,7 +59,7 @@ PUT_STATE: Final = "UPDATE scan SET segments_ended = ?, finished = ?"
 PUT_SEGMENT: Final = "INSERT INTO segment VALUES (?, ?)"
 PUT_NODE: Final = "INSERT OR REPLACE INTO node VALUES (?, ?)"
 PUT_ROWS: Final = "INSERT INTO journal VALUES (?, ?, ?, ?)"
-PUT_SUMS: Final = "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_SUMS: Final = "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_ERROR: Final = "INSERT OR REPLACE INTO error VALUES (?, ?, ?)"
 PUT_CURSOR: Final = "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)"
 

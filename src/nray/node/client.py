@@ -16,10 +16,11 @@ import trio
 
 from nray import UserError, __version__
 from nray.node import machine
+from nray.node.bounds import Segments, check_settings, heartbeat
 from nray.node.orders import Primed
+from nray.node.policy import Policy
 from nray.node.reports import ReportBook
 from nray.node.supervisor import Outcome, Supervisor
-from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
 from nray.wire.errors import EXPLANATIONS, PeerFault, Reason, clip
 from nray.wire.messages import (
@@ -93,6 +94,7 @@ class NodeOptions:
         preferred_pool: -1 for none.
         processes: worker processes.
         stay: wait for the next scan instead of ending with this one.
+        policy: what this node will ever do, whatever the server says; None: all it is told.
     """
 
     host: str
@@ -101,6 +103,7 @@ class NodeOptions:
     preferred_pool: int = -1
     processes: int = 1
     stay: bool = False
+    policy: Policy | None = None
 
     @property
     def where(self) -> str:
@@ -118,16 +121,23 @@ class _Scan:
         welcome: Registered,
         processes: int,
         primed: list[Primed],
+        policy: Policy | None,
     ) -> None:
         self.scan = scan
         self.book = ReportBook()
         self.wanted = 0
-        self.segments: set[int] = set()
+        self.segments = Segments()
         self.stopping = False
         self.news = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
         self.supervisor = Supervisor(
-            fork_server, welcome.settings, processes, self, ahead=processes, primed=primed
+            fork_server,
+            welcome.settings,
+            processes,
+            self,
+            ahead=processes,
+            primed=primed,
+            policy=policy,
         )
 
     def want(self, leases: int) -> None:
@@ -289,11 +299,12 @@ class Node:
             raise trio.BrokenResourceError(f"no greeting within {GREETING_S:g} s")
         scan = self._enter(registered, nursery)
         self._said_absent = True
+        heartbeat_s = heartbeat(registered.heartbeat_s)
         end: Stop | Exception
         async with trio.open_nursery() as talk:
-            talk.start_soon(_until_broken, self._send, channel, scan, registered.heartbeat_s)
+            talk.start_soon(_until_broken, self._send, channel, scan, heartbeat_s)
             try:
-                end = await self._listen(channel, scan, registered.heartbeat_s)
+                end = await self._listen(channel, scan, heartbeat_s)
                 # Not cancelled where the line is good: half a frame would make it useless.
                 scan.stopping = True
                 scan.news.set()
@@ -322,12 +333,14 @@ class Node:
                 processes=self._options.processes,
                 environment=self._environment,
                 leases=self._scan.leases if self._scan else (),
+                policy=clip(self._options.policy.words()) if self._options.policy else "",
             )
         )
         answer = await channel.receive()
         if isinstance(answer, Refused):
             raise _refusal(answer)
         assert isinstance(answer, Registered)
+        check_settings(answer.settings)
         return answer
 
     def _enter(self, registered: Registered, nursery: trio.Nursery) -> _Scan:
@@ -340,7 +353,12 @@ class Node:
             return self._scan
         self._forget_scan()
         scan = _Scan(
-            registered.scan, self._fork_server, registered, self._options.processes, self._primed
+            registered.scan,
+            self._fork_server,
+            registered,
+            self._options.processes,
+            self._primed,
+            self._options.policy,
         )
         self._primed = []
         self._scan = scan
@@ -369,9 +387,11 @@ class Node:
                 raise trio.BrokenResourceError("the server is silent")
             match message:
                 case Lease():
+                    scan.segments.check(message)
                     scan.supervisor.give(message)
                 case SegmentMessage(number, body):
-                    self._add_segment(scan, number, body)
+                    if number not in scan.segments:
+                        scan.supervisor.add_segment(scan.segments.add(number, body))
                 case Ack(report):
                     scan.acknowledged(report)
                 case Pulse(pause):
@@ -380,18 +400,6 @@ class Node:
                     return message
                 case Refused():
                     raise _refusal(message)
-
-    def _add_segment(self, scan: _Scan, number: int, body: bytes) -> None:
-        if number in scan.segments:
-            return
-        try:
-            segment = Segment.unpack(body)
-        except (ValueError, OverflowError) as error:
-            raise PeerFault(Reason.MALFORMED, f"segment {number}: {error}") from error
-        if segment.id != number:
-            raise PeerFault(Reason.MALFORMED, f"segment {number} calls itself {segment.id}")
-        scan.segments.add(number)
-        scan.supervisor.add_segment(segment)
 
     async def _send(
         self, channel: Channel[NodeMessage, ServerMessage], scan: _Scan, heartbeat_s: float

@@ -47,7 +47,9 @@ class Primed:
     spaces: set[int] = field(default_factory=set)
 
 
-def configure(settings: Settings, index: int, processes: int) -> protocol.Configure:
+def configure(
+    settings: Settings, index: int, processes: int, policy: protocol.Policy | None = None
+) -> protocol.Configure:
     """What worker ``index`` of so many is told; it gets its share of the probes in flight."""
     window = 0
     if settings.workers:
@@ -62,6 +64,7 @@ def configure(settings: Settings, index: int, processes: int) -> protocol.Config
         settings.udp_payloads,
         settings.udp_fast,
         settings.adaptive,
+        policy,
     )
 
 

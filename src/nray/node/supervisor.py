@@ -22,6 +22,7 @@ import trio
 from nray import UserError
 from nray.node import orders
 from nray.node.orders import LeaseLike, Primed
+from nray.node.policy import Policy
 from nray.node.resolver import Resolver
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
@@ -45,8 +46,11 @@ RECEIVE_BYTES = 1 << 18
 #: A worker that has slices says something each 5 s. One that was silent for so long hangs (or was
 #: stopped by somebody): it is ended, and its slices begin again.
 SILENT_S = 30.0
-#: Position of ``error`` among the eight counts of a slice.
+#: Position of ``error`` among the counts of a slice.
 ERROR_COUNT = 4
+#: The same for ``refused``, and how many there are.
+REFUSED_COUNT = 8
+COUNTS = 9
 
 
 class WorkersFail(UserError):
@@ -108,7 +112,9 @@ class Supervisor:
         processes: how many workers.
         office: where leases come from.
         ahead: leases kept here beyond what the workers have: one round trip's worth.
-        primed: workers that were already asked for, to be used first.
+        primed: workers that were already asked for, to be used first; none of them configured
+            where there is a policy.
+        policy: what this node will ever do; None: all it is told.
     """
 
     def __init__(
@@ -121,7 +127,15 @@ class Supervisor:
         ahead: int = 0,
         resolver: Resolver | None = None,
         primed: list[Primed] | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        if policy is not None:
+            assert not any(each.configured for each in primed or ())
+            settings = policy.restrict(settings)
+        self._policy = policy
+        self._policy_order = policy.order() if policy is not None else None
+        #: Segments of which the policy refuses all, so that no worker need look.
+        self._refused: set[int] = set()
         self._fork_server = fork_server
         self._settings = settings
         # With fewer probes in flight than processes, some would have nothing to do.
@@ -151,6 +165,8 @@ class Supervisor:
     def add_segment(self, segment: Segment) -> None:
         """Make a segment known, before its first lease."""
         self._segments[segment.id] = segment
+        if self._policy is not None and self._policy.refuses_whole(segment):
+            self._refused.add(segment.id)
 
     def give(self, lease: LeaseLike) -> None:
         """Take a lease to be scanned."""
@@ -217,8 +233,10 @@ class Supervisor:
             self._hands.add(hand)
             try:
                 if not start.configured:
-                    settings = orders.configure(self._settings, index, self._processes)
-                    await hand.send(settings)
+                    order = orders.configure(
+                        self._settings, index, self._processes, self._policy_order
+                    )
+                    await hand.send(order)
                 await self._serve(hand)
             finally:
                 self._hands.discard(hand)
@@ -314,9 +332,12 @@ class Supervisor:
     async def _give_up(self, lease: LeaseLike) -> None:
         log.error("slice %d+%d ended %d workers; given up", lease.start, lease.count, DEATHS_MAX)
         self._deaths.pop(lease.lease, None)
-        counts = [0] * 8
-        counts[ERROR_COUNT] = lease.count
-        errors = {"worker-died": lease.count}
+        await self._end(lease, ERROR_COUNT, {"worker-died": lease.count})
+
+    async def _end(self, lease: LeaseLike, count: int, errors: dict[str, int]) -> None:
+        """Report a lease as done without a worker, all of it counted as the one thing."""
+        counts = [0] * COUNTS
+        counts[count] = lease.count
         await self._office.found(Outcome(lease.lease, b"", True, tuple(counts), errors))
 
     # ── leases to workers ───────────────────────────────────────────────────────────────────
@@ -328,6 +349,12 @@ class Supervisor:
                 each.paused = self._paused
                 await each.send(protocol.Pause(each.paused))
         while self._stock:
+            if self._stock[0].segment in self._refused:
+                # Still in stock until the office has it: it is among `leases`.
+                lease = self._stock[0]
+                await self._end(lease, REFUSED_COUNT, {})
+                self._stock.remove(lease)
+                continue
             hand = max(self._hands, key=lambda each: each.wants, default=None)
             if hand is None or hand.wants <= 0:
                 break
@@ -364,6 +391,8 @@ class Supervisor:
         at = segment.space.at
         probes = (at(position) for position in range(lease.start, lease.start + lease.count))
         indexes = {number for family, number, _, _ in probes if family == 0}
+        if self._policy is not None and not self._policy.names:
+            return {index: [b""] for index in indexes}
         found = await self._resolver.all({segment.names[index] for index in indexes})
         return {index: found[segment.names[index]] for index in indexes}
 

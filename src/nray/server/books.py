@@ -387,7 +387,7 @@ def now_ms() -> int:
 def entries_of(
     taken: Taken, counts: tuple[int, ...], errors: dict[str, int], node: int
 ) -> list[Entry]:
-    """What is written down of a report that the scheduler has taken; ``counts`` are eight."""
+    """What is written down of a report that the scheduler has taken; ``counts`` are nine."""
     entries: list[Entry] = []
     pool, segment, start = taken.pool.number, taken.segment, taken.start
     if taken.fresh:

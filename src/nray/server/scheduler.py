@@ -77,7 +77,8 @@ class Grant:
 
 @dataclass(slots=True)
 class Tally:
-    """How the probes of ended slices ended; `addresses` are those of names beyond the first."""
+    """How the probes of ended slices ended; `addresses` are those of names beyond the first,
+    `refused` those that policies of nodes kept from being sent."""
 
     open: int = 0
     closed: int = 0
@@ -87,9 +88,10 @@ class Tally:
     excluded: int = 0
     skipped: int = 0
     addresses: int = 0
+    refused: int = 0
 
     def add(self, counts: tuple[int, ...]) -> None:
-        """Add eight counts in the order of the fields."""
+        """Add nine counts in the order of the fields."""
         for name, count in zip(self.__slots__, counts, strict=True):
             setattr(self, name, getattr(self, name) + count)
 
@@ -438,7 +440,7 @@ class Scheduler:
         """Take a report.
 
         Args:
-            counts: eight counts in the order of `Tally`, with ``done``.
+            counts: nine counts in the order of `Tally`, with ``done``.
 
         Returns:
             what is new; None if the slice is not open any more (or never was): then the report
@@ -509,9 +511,10 @@ def _check_hits(work: _Slice, hits: bytes) -> None:
 
 
 def _check_counts(work: _Slice, counts: tuple[int, ...], *, names: bool) -> None:
-    if len(counts) != 8 or min(counts) < 0:
-        raise FaultyReport("counts are eight numbers from 0")
-    *states, addresses = counts
+    if len(counts) != len(Tally.__slots__) or min(counts) < 0:
+        raise FaultyReport("counts are nine numbers from 0")
+    *states, addresses, refused = counts
+    states.append(refused)
     if addresses and not names:
         raise FaultyReport(f"{addresses} further addresses where there are no names")
     if sum(states) != work.count + addresses:

@@ -13,8 +13,10 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from nray import UserError, __version__
+from nray.config.errors import printable
 from nray.ledger.entries import Entry, NodeSeen, Registration
 from nray.server.books import Books, entries_of, now_ms
+from nray.server.refusals import attribute
 from nray.server.restore import restore
 from nray.server.scheduler import FaultyReport, Scheduler
 from nray.server.sessions import Session, Sessions
@@ -22,7 +24,14 @@ from nray.server.summary import status_line
 from nray.targets.findings import check
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel, ChannelEnded
-from nray.wire.errors import EXPLANATIONS, LocalFault, PeerFault, Reason, clip
+from nray.wire.errors import (
+    EXPLANATIONS,
+    TEXT_CHARS_MAX,
+    LocalFault,
+    PeerFault,
+    Reason,
+    clip,
+)
 from nray.wire.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -292,6 +301,7 @@ class Server:
         session.channel = channel
         if not met:
             self._announce(session, register)
+        session.policy = register.policy
         return session, met
 
     async def _talk(self, channel: NodeChannel, session: Session, peer: str, *, back: bool) -> None:
@@ -352,6 +362,13 @@ class Server:
             session.node.pool,
             session.node.processes,
         )
+        if session.policy:
+            log.info(
+                "%s (%s) has a policy: %s; what it refuses is not covered",
+                session.node.node_id,
+                session.name,
+                printable(session.policy, TEXT_CHARS_MAX),
+            )
 
     async def _lease(self, channel: NodeChannel, session: Session) -> None:
         """Give the node what it wants, as it comes; at the end, Stop."""
@@ -427,16 +444,17 @@ class Server:
             segment = self.scheduler.place(report.lease, session.node)
             if segment is not None:
                 check(self._segments[segment], report.hits)  # a lie is refused whole
+                errors = attribute(report.errors, report.counts.refused, session.name)
                 taken = self.scheduler.report(
                     report.lease,
                     report.hits,
                     done=report.done,
                     counts=_counts(report),
-                    errors=report.errors,
+                    errors=errors,
                     now=trio.current_time(),
                 )
                 if taken is not None:
-                    entries = entries_of(taken, _counts(report), report.errors, session.number)
+                    entries = entries_of(taken, _counts(report), errors, session.number)
         except (FaultyReport, ValueError) as error:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         line.received = report.report
@@ -500,6 +518,7 @@ def _counts(report: Report) -> tuple[int, ...]:
         counts.excluded,
         counts.skipped,
         counts.addresses,
+        counts.refused,
     )
 
 

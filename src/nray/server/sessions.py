@@ -37,6 +37,8 @@ class Session:
     busy: int = 0
     #: By which the ledger knows it.
     number: int = 0
+    #: What its own policy allows, in its words; empty without one.
+    policy: str = ""
 
 
 class Sessions:

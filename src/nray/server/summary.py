@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nray.server.refusals import by_node, others
 from nray.server.scheduler import Scheduler, Tally
 
 EXIT_COMPLETE = 0
@@ -33,7 +34,9 @@ def totals(scheduler: Scheduler) -> Tally:
 
 def exit_status(scheduler: Scheduler) -> int:
     """0 if everything was covered, 3 if not."""
-    return EXIT_INCOMPLETE if totals(scheduler).error or not scheduler.finished else EXIT_COMPLETE
+    total = totals(scheduler)
+    covered = scheduler.finished and not total.error and not total.refused
+    return EXIT_COMPLETE if covered else EXIT_INCOMPLETE
 
 
 def status_line(scheduler: Scheduler, nodes: int) -> str:
@@ -46,6 +49,9 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
         f"{share:.1f} % done: {done:,} of {total:,} probes, {total - done:,} to do; "
         f"{_plural(nodes, 'node')}, {_plural(hits, 'hit')}"
     )
+    refused = totals(scheduler).refused
+    if refused:
+        line += f"; {refused:,} refused by policies of nodes"
     empty = [str(pool.number) for pool in scheduler.pools if not pool.nodes and pool.left]
     if nodes == 0:
         line += "; waiting for nodes"
@@ -77,6 +83,9 @@ def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list
     for pool in scheduler.pools:
         for reason, count in pool.errors.items():
             errors[reason] = errors.get(reason, 0) + count
+    for name, count in sorted(by_node(errors).items()):
+        lines.append(f"{_plural(count, 'probe')} refused by the policy of node {name}: not covered")
+    errors = others(errors)
     if errors:
         why = ", ".join(
             f"{count:,} × {_WORDS.get(reason, reason)}" for reason, count in sorted(errors.items())
@@ -99,6 +108,7 @@ def _states(tally: Tally) -> str:
         (tally.error, "not sent"),
         (tally.excluded, "excluded after resolution"),
         (tally.skipped, "without a known payload"),
+        (tally.refused, "refused"),
     )
     return ", ".join(f"{count:,} {word}" for count, word in counts if count or word == "open")
 

@@ -16,7 +16,7 @@ import msgspec
 from nray import _core
 from nray.targets import ranges
 from nray.targets.networks import MAPPED, is_name
-from nray.targets.ports import TCP, UDP, Service
+from nray.targets.ports import PORT_MAX, TCP, UDP, Service
 from nray.targets.ranges import Ranges
 
 #: Version of the packed form; a ledger may be older than the program that reads it.
@@ -182,6 +182,8 @@ def _pack_ports(ports: Sequence[Service], protocol: int) -> bytes:
 def _unpack_ports(packed: bytes, protocol: int) -> tuple[Service, ...]:
     if len(packed) % 2:
         raise ValueError("ports are 2 bytes each")
+    if len(packed) > 2 * PORT_MAX:
+        raise ValueError("more ports than there are")
     numbers = [int.from_bytes(packed[at : at + 2], "big") for at in range(0, len(packed), 2)]
     if any(later <= port for port, later in zip([0, *numbers], numbers, strict=False)):
         raise ValueError("ports are not ascending from 1")

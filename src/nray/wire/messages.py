@@ -137,6 +137,7 @@ class Register(Message, frozen=True, tag="register"):
         processes: worker processes it will keep busy.
         leases: of this server's, those whose end the node has not yet reported. Empty at first;
             after a reconnect the server gives to others what was lost on the way.
+        policy: what the node's own policy allows, in words for a person; empty without one.
     """
 
     protocol: int
@@ -148,6 +149,7 @@ class Register(Message, frozen=True, tag="register"):
     processes: int
     environment: Environment
     leases: tuple[int, ...] = ()
+    policy: str = ""
 
 
 class Ask(Message, frozen=True, tag="ask"):
@@ -158,7 +160,8 @@ class Ask(Message, frozen=True, tag="ask"):
 
 class Counts(msgspec.Struct, frozen=True, array_like=True):
     """How many probes of a report ended in which state; ``addresses`` are further addresses of
-    names, which cost probes beyond the slice's count."""
+    names, which cost probes beyond the slice's count. ``refused`` are those that the node's own
+    policy kept it from sending."""
 
     open: int = 0
     closed: int = 0
@@ -168,6 +171,7 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
     excluded: int = 0
     skipped: int = 0
     addresses: int = 0
+    refused: int = 0
 
 
 class Report(Message, frozen=True, tag="report"):

@@ -183,6 +183,7 @@ def _register(m: Register) -> Iterator[Trouble]:
         yield "leases name one twice"
     for lease in m.leases:
         yield _number("one of leases", lease, low=1)
+    yield _text("policy", m.policy)
 
 
 def _ask(m: Ask) -> Iterator[Trouble]:

@@ -17,6 +17,7 @@ from nray.worker.protocol import (
     Configure,
     Found,
     Pause,
+    Policy,
     Slice,
     Space,
     Started,
@@ -76,6 +77,7 @@ class Worker:
                     payloads=message.payloads,
                     udp_fast=message.udp_fast,
                     adaptive=message.adaptive,
+                    policy=_policy(message.policy),
                 )
             case Space():
                 self._spaces[message.segment] = (
@@ -127,6 +129,13 @@ class Worker:
             self._control.sendall(b"".join(out))
             if told:
                 return
+
+
+def _policy(told: Policy | None) -> _core.Policy | None:
+    if told is None:
+        return None
+    refused = _core.Exclusions(range_pairs(told.refused4, 4), range_pairs(told.refused6, 16))
+    return _core.Policy(refused, told.ports)
 
 
 #: Slices that wait for their last answers, beyond which no more are wanted; well under what the

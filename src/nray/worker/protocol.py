@@ -11,6 +11,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from nray import _core
+
+#: What `Configure` may hold as states; the first of the core's is no state.
+STATES = _core.STATES[1:]
+
 #: Slices with probes not yet started that a worker likes to have: one that it works on and one
 #: to go on with, so that it never waits for a round trip. It begins with this many wanted.
 SLICES_AHEAD = 2
@@ -20,6 +25,15 @@ _LENGTH = struct.Struct("<I")
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
     pass
+
+
+class Policy(msgspec.Struct, frozen=True, array_like=True):
+    """What this node's own policy refuses: addresses as `Space` has them, and the ports that it
+    allows, as (protocol, first, last)."""
+
+    refused4: bytes
+    refused6: bytes
+    ports: list[tuple[int, int, int]]
 
 
 class Configure(_Message, frozen=True, tag="configure"):
@@ -33,6 +47,7 @@ class Configure(_Message, frozen=True, tag="configure"):
     payloads: dict[int, bytes]
     udp_fast: bool
     adaptive: bool
+    policy: Policy | None = None
 
 
 class Space(_Message, frozen=True, tag="space"):
@@ -51,7 +66,8 @@ class Space(_Message, frozen=True, tag="space"):
 
 class Slice(_Message, frozen=True, tag="slice"):
     """Probes to run: ``count`` positions from ``start``. ``addresses`` maps the index of each
-    name in the slice to what it was resolved to; None for a space of networks."""
+    name in the slice to what it was resolved to, an empty address standing for a name that the
+    policy refuses to look up; None for a space of networks."""
 
     lease: int
     segment: int

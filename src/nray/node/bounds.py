@@ -1,0 +1,104 @@
+"""What a server may demand of a node, so that a malicious one cannot break it.
+
+`wire.rules` holds what any message may hold; here is what this node can do with it. Whatever goes
+beyond is the server's fault and is told in words: no worker ever sees it. What a node *wants* to
+do is another matter, see `policy`.
+"""
+
+from __future__ import annotations
+
+from nray.targets.segment import Segment
+from nray.wire.errors import PeerFault, Reason
+from nray.wire.messages import Lease, Settings
+from nray.worker.protocol import STATES
+
+#: Probes in flight: what C's int and the schema's ``workers`` hold.
+WORKERS_MAX = 2**31 - 1
+#: Milliseconds that an answer is waited for: some 25 days, and far below an overflow of ns.
+TIMEOUT_MS_MAX = 2**31 - 1
+#: The core keeps a UDP probe within one packet of any path.
+PAYLOAD_BYTES_MAX = 1400
+#: Packed bytes of all segments of a scan. Unpacked and in every worker they take up to twenty
+#: times as much; four frames of the largest size still fit, some three million names.
+SEGMENTS_BYTES_MAX = 64 * 1024 * 1024
+#: What a segment costs beyond its bytes: its objects here and its space in a worker.
+SEGMENT_BYTES = 4096
+#: Positions of a slice of names are walked one by one, and each name is looked up. Servers lease
+#: at most 4,096.
+NAMES_LEASE_MAX = 65_536
+#: Seconds between two heartbeats; more often than this would only keep both ends busy, and
+#: longer than a day is no heartbeat.
+HEARTBEAT_LEAST_S = 0.02
+HEARTBEAT_MOST_S = 86_400.0
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises PeerFault for settings that workers cannot be run with."""
+    if settings.workers > WORKERS_MAX:
+        raise _fault(f"workers are {settings.workers}, more than {WORKERS_MAX}")
+    for name in ("tcp_timeout_ms", "udp_timeout_ms"):
+        value = getattr(settings, name)
+        if value > TIMEOUT_MS_MAX:
+            raise _fault(f"{name} is {value}, more than {TIMEOUT_MS_MAX}")
+    payloads = [("udp_payload", settings.udp_payload)]
+    payloads += [
+        (f"the payload of UDP port {port}", data) for port, data in settings.udp_payloads.items()
+    ]
+    for name, payload in payloads:
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise _fault(f"{name} has {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
+    for state in settings.states:
+        if state not in STATES:
+            raise _fault(f"state {state[:40]!r} is not known here")
+
+
+def heartbeat(asked_s: float) -> float:
+    """Seconds between heartbeats, for what a server asks."""
+    return min(max(asked_s, HEARTBEAT_LEAST_S), HEARTBEAT_MOST_S)
+
+
+class Segments:
+    """The segments of one scan, and what they cost in all."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Segment] = {}
+        self._bytes = 0
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._known
+
+    def add(self, number: int, body: bytes) -> Segment:
+        """A segment that is new here.
+
+        Raises:
+            PeerFault: it is none, or more than this node keeps.
+        """
+        self._bytes += len(body) + SEGMENT_BYTES
+        if self._bytes > SEGMENTS_BYTES_MAX:
+            raise _fault(
+                f"segment {number} is one too many: a node keeps {SEGMENTS_BYTES_MAX >> 20} MiB"
+            )
+        try:
+            segment = Segment.unpack(body)
+        except (ValueError, OverflowError) as error:
+            raise PeerFault(Reason.MALFORMED, f"segment {number}: {error}") from error
+        if segment.id != number:
+            raise PeerFault(Reason.MALFORMED, f"segment {number} calls itself {segment.id}")
+        self._known[number] = segment
+        return segment
+
+    def check(self, lease: Lease) -> None:
+        """Raises PeerFault for a lease that is no slice of its segment."""
+        segment = self._known[lease.segment]
+        end = lease.start + lease.count
+        if end > segment.probes:
+            raise _fault(
+                f"lease {lease.start}+{lease.count} of segment {segment.id}, "
+                f"which has {segment.probes} probes"
+            )
+        if segment.names and lease.count > NAMES_LEASE_MAX:
+            raise _fault(f"a lease of {lease.count} names, more than {NAMES_LEASE_MAX}")
+
+
+def _fault(detail: str) -> PeerFault:
+    return PeerFault(Reason.PROTOCOL, detail)
