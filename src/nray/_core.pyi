@@ -110,6 +110,9 @@ HIT_FORMAT: str
 
 # ── engine.pxi ──────────────────────────────────────────────────────────────────────────────
 
+#: The longest payload of a UDP probe.
+PAYLOAD_BYTES_MAX: int
+
 class Engine:
     """The connect engine of one worker process: TCP connects and UDP datagrams.
 

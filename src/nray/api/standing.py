@@ -69,9 +69,10 @@ def _pool_lines(account: Account, pool: int, segments: list[Segment], total: int
     counts = account.tally(pool)
     told = [f"{count} {state}" for state, count in zip(STATES, counts, strict=False) if count]
     lines.append(f"  hits {account.hits(pool)}" + (f"; {', '.join(told)}" if told else ""))
-    for name, count in sorted(by_node(account.errors(pool)).items()):
+    errors = account.errors(pool)
+    for name, count in sorted(by_node(errors).items()):
         lines.append(f"  refused: {count} (policy of node {name})")
-    for reason, count in sorted(others(account.errors(pool)).items()):
+    for reason, count in sorted(others(errors).items()):
         lines.append(f"  not sent: {count} ({reason})")
     if gaps:
         more = f" and {gap_count - len(gaps)} more" if gap_count > len(gaps) else ""

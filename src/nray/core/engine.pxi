@@ -108,6 +108,9 @@ cdef enum:
     LINE_TCP = 1            # TCP: until the timeout
     LINE_UDP = 2
 
+# Of a UDP probe: it stays within one packet of any path.
+PAYLOAD_BYTES_MAX = 1400
+
 # What nmap waits for a first answer under its most hurried template (-T5), and longer than light
 # takes around the earth. It is only for networks whose slowest answer took an eighth of it.
 cdef int64_t IMPATIENT_NS = 250_000_000
@@ -347,8 +350,9 @@ cdef class Engine:
         self.payload_text_size = len(payload)
         self.payloads_ = {int(port): bytes(data) for port, data in payloads.items()}
         for data in (payload, *self.payloads_.values()):
-            if len(data) > 1400:
-                raise ValueError("a UDP payload has at most 1400 bytes, to fit one packet")
+            if len(data) > PAYLOAD_BYTES_MAX:
+                raise ValueError(
+                    f"a UDP payload has at most {PAYLOAD_BYTES_MAX} bytes, to fit one packet")
         for port, data in self.payloads_.items():
             if not 0 < port < 65536:
                 raise ValueError(f"{port} is no UDP port")

@@ -23,16 +23,17 @@ cdef class Policy:
             for number in range(<uint32_t>first, <uint32_t>last + 1):
                 self.ports[which][number >> 3] |= 1 << (number & 7)
 
+    cdef inline bint allows_port(self, int protocol, int port) noexcept nogil:
+        return self.ports[protocol == PROTO_UDP][port >> 3] >> (port & 7) & 1
+
     cdef bint refuses_probe(self, const probe_t *probe) noexcept nogil:
-        cdef int which = probe.protocol == PROTO_UDP
-        if not self.ports[which][probe.port >> 3] >> (probe.port & 7) & 1:
+        if not self.allows_port(probe.protocol, probe.port):
             return True
         return probe.family == 0 or self.addresses.covers_probe(probe)
 
     def refuses(self, int family, address, int protocol, int port):
         if protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
             raise ValueError(f"no such port: protocol {protocol}, port {port}")
-        cdef int which = protocol == PROTO_UDP
-        if not self.ports[which][port >> 3] >> (port & 7) & 1:
+        if not self.allows_port(protocol, port):
             return True
         return self.addresses.covers(family, address)

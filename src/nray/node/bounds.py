@@ -10,14 +10,12 @@ from __future__ import annotations
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.messages import Lease, Settings
-from nray.worker.protocol import STATES
+from nray.worker.protocol import PAYLOAD_BYTES_MAX, STATES
 
 #: Probes in flight: what C's int and the schema's ``workers`` hold.
 WORKERS_MAX = 2**31 - 1
 #: Milliseconds that an answer is waited for: some 25 days, and far below an overflow of ns.
 TIMEOUT_MS_MAX = 2**31 - 1
-#: The core keeps a UDP probe within one packet of any path.
-PAYLOAD_BYTES_MAX = 1400
 #: Packed bytes of all segments of a scan. Unpacked and in every worker they take up to twenty
 #: times as much; four frames of the largest size still fit, some three million names.
 SEGMENTS_BYTES_MAX = 64 * 1024 * 1024

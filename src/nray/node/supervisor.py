@@ -25,7 +25,7 @@ from nray.node.orders import LeaseLike, Primed
 from nray.node.policy import Policy
 from nray.node.resolver import Resolver
 from nray.targets.segment import Segment
-from nray.wire.messages import Settings
+from nray.wire.messages import Counts, Settings
 from nray.worker import protocol
 from nray.worker.forkserver import ForkServer
 
@@ -46,11 +46,9 @@ RECEIVE_BYTES = 1 << 18
 #: A worker that has slices says something each 5 s. One that was silent for so long hangs (or was
 #: stopped by somebody): it is ended, and its slices begin again.
 SILENT_S = 30.0
-#: Position of ``error`` among the counts of a slice.
-ERROR_COUNT = 4
-#: The same for ``refused``, and how many there are.
-REFUSED_COUNT = 8
-COUNTS = 9
+#: Positions among the counts of a slice.
+ERROR_COUNT = Counts.__struct_fields__.index("error")
+REFUSED_COUNT = Counts.__struct_fields__.index("refused")
 
 
 class WorkersFail(UserError):
@@ -336,7 +334,7 @@ class Supervisor:
 
     async def _end(self, lease: LeaseLike, count: int, errors: dict[str, int]) -> None:
         """Report a lease as done without a worker, all of it counted as the one thing."""
-        counts = [0] * COUNTS
+        counts = [0] * len(Counts.__struct_fields__)
         counts[count] = lease.count
         await self._office.found(Outcome(lease.lease, b"", True, tuple(counts), errors))
 

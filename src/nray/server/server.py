@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import trio
 from trio.lowlevel import ParkingLot
 
@@ -445,16 +446,17 @@ class Server:
             if segment is not None:
                 check(self._segments[segment], report.hits)  # a lie is refused whole
                 errors = attribute(report.errors, report.counts.refused, session.name)
+                counts = msgspec.structs.astuple(report.counts)
                 taken = self.scheduler.report(
                     report.lease,
                     report.hits,
                     done=report.done,
-                    counts=_counts(report),
+                    counts=counts,
                     errors=errors,
                     now=trio.current_time(),
                 )
                 if taken is not None:
-                    entries = entries_of(taken, _counts(report), errors, session.number)
+                    entries = entries_of(taken, counts, errors, session.number)
         except (FaultyReport, ValueError) as error:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         line.received = report.report
@@ -505,21 +507,6 @@ class _Line:
         #: Set when more is durable than acknowledged.
         self.news = trio.Event()
         self.told = ParkingLot()
-
-
-def _counts(report: Report) -> tuple[int, ...]:
-    counts = report.counts
-    return (
-        counts.open,
-        counts.closed,
-        counts.filtered,
-        counts.open_filtered,
-        counts.error,
-        counts.excluded,
-        counts.skipped,
-        counts.addresses,
-        counts.refused,
-    )
 
 
 def _first(faults: BaseExceptionGroup[PeerFault]) -> PeerFault:

@@ -15,6 +15,8 @@ from nray import _core
 
 #: What `Configure` may hold as states; the first of the core's is no state.
 STATES = _core.STATES[1:]
+#: The longest payload of a UDP probe that `Configure` may hold.
+PAYLOAD_BYTES_MAX = _core.PAYLOAD_BYTES_MAX
 
 #: Slices with probes not yet started that a worker likes to have: one that it works on and one
 #: to go on with, so that it never waits for a round trip. It begins with this many wanted.
