@@ -1,6 +1,6 @@
 """Hits a second from packed reports to durable ledger and json-file, on one core (issue 12, 4).
 
-.venv/bin/python bench/ingest.py [--seconds 4] [--sizes 1,16] [--profile] [--directory DIR]
+.venv/bin/python bench/ingest.py [--hits 400000] [--sizes 1,16] [--profile] [--directory DIR]
 
 What a server does with a report, the wire left out: the scheduler takes it (the lease is looked up,
 every hit is held against its slice and against what was reported before), the clerk commits it

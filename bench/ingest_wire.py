@@ -10,7 +10,6 @@ the first report to the end of the server, when all is committed, in the file, a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -22,9 +21,10 @@ from pathlib import Path
 
 import trio
 
-from common import keep, nray, spread, table
-from ingest import REPORTS_A_SLICE, UNACKNOWLEDGED, packed_space, target_of
+from common import keep, spread, table
+from ingest import REPORTS_A_SLICE, SEED, UNACKNOWLEDGED, packed_space, target_of
 from lab.certs import Credentials, make_credentials
+from lab.cluster import PORT, configuration, server_command
 from nray.events.model import Environment
 from nray.pki.endpoint import NodeTls
 from nray.pki.keys import load_identity, load_trust
@@ -49,11 +49,9 @@ from nray.wire.messages import (
 from nray.wire.messages import Segment as SegmentMessage
 from nray.wire.states import NodeEnd
 
-PORT = 8602
 PEERS = 4
 SIZES = (16, 256, 4096)
 ROUNDS = 3
-SEED = 1
 #: Leases that a peer has in hand.
 AHEAD = 4
 
@@ -142,40 +140,17 @@ class Peer:
             await self._news.wait()
 
 
-def configuration(directory: Path, credentials: Credentials, network: str, size: int) -> Path:
-    content = {
-        "listen": [PORT],
-        "host": "127.0.0.1",
-        "allowMultipleNodesPerHost": True,
-        "seed": SEED,
-        "TLS": {
-            "enabled": True,
-            "CA": str(credentials.ca),
-            "cert": str(credentials.server),
-            "key": str(credentials.server_key),
-            "forceClientAuth": True,
-        },
-        "targetgenerator": {
-            "standard": {
-                "enabled": True,
-                "targets": [network],
-                "tcpports": ["443"],
-                "udpports": [],
-                "maxHostsPerBatch": size * REPORTS_A_SLICE,
-                "maxTcpPortsPerBatch": 1,
-            }
-        },
-        "events": {"json-file": {"filename": str(directory / "out.json")}},
-    }
-    path = directory / "conf.yaml"
-    path.write_text(json.dumps(content))
-    return path
-
-
 def run(directory: Path, credentials: Credentials, size: int, hits: int) -> Figure:
     segment, network = target_of(hits)
     packed = packed_space(segment)
-    path = configuration(directory, credentials, network, size)
+    targets = {
+        "targets": [network],
+        "tcpports": ["443"],
+        "udpports": [],
+        "maxHostsPerBatch": size * REPORTS_A_SLICE,
+        "maxTcpPortsPerBatch": 1,
+    }
+    path = configuration(directory, credentials, targets, {}, {"seed": SEED})
     tls = NodeTls(
         load_trust(str(credentials.ca)),
         insecure=False,
@@ -184,7 +159,7 @@ def run(directory: Path, credentials: Credentials, size: int, hits: int) -> Figu
     )
     with (directory / "err").open("wb") as err:
         server = subprocess.Popen(
-            nray("server", "-c", str(path)),
+            server_command(path),
             stderr=err,
             preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
         )

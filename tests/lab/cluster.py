@@ -24,14 +24,16 @@ def configuration(
     credentials: Credentials,
     targets: Mapping[str, Any],
     scanner: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a server's configuration (JSON is YAML too); its path.
 
     Args:
         targets: keys of ``targetgenerator.standard`` beside ``enabled``.
         scanner: the section ``scannerconfig``.
+        more: further sections, and those that are to be others.
     """
-    content = {
+    content: dict[str, Any] = {
         "listen": [PORT],
         "host": "127.0.0.1",
         "allowMultipleNodesPerHost": True,
@@ -48,6 +50,7 @@ def configuration(
             "json-file": {"filename": str(directory / "out.json"), "overwriteExisting": True}
         },
     }
+    content.update(more or {})
     path = directory / "conf.yaml"
     path.write_text(json.dumps(content, indent=2))
     return path

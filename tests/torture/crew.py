@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lab import cluster
 from lab.certs import Credentials
+from lab.cluster import PORT
 from lab.measure import descendants
 from lab.namespaces import Namespace
 from lab.nray import environment, nray, workers_of
@@ -19,7 +20,6 @@ from lab.nray import environment, nray, workers_of
 from .ground import PORTS, SEED, SERVER, TARGETS, Ground
 from .plan import EXPIRY_S, FAR
 
-PORT = 8601
 #: Probes a second of each node: a scan of 6,000 takes both some 1.2 seconds.
 RATE = 2500
 
@@ -34,40 +34,28 @@ def configuration(
     Args:
         changes: sections to be replaced.
     """
-    content: dict[str, Any] = {
-        "listen": [PORT],
-        "host": SERVER,
-        "allowMultipleNodesPerHost": True,
-        "seed": SEED,
-        "TLS": {
-            "enabled": True,
-            "CA": str(credentials.ca),
-            "cert": str(credentials.server),
-            "key": str(credentials.server_key),
-            "forceClientAuth": True,
-        },
-        "internal": {"nodeExpiryTime": EXPIRY_S, "nodeExpiryCheckInterval": 1},
-        "targetgenerator": {
-            "standard": {
-                "enabled": True,
-                "targets": list(TARGETS),
-                "tcpports": [f"{PORTS.start}-{PORTS.stop - 1}"],
-                "udpports": [],
-            }
-        },
-        "scannerconfig": {"ratelimit": RATE, "tcp": {"timeout": "1500ms"}},
-        "events": {
-            "json-file": {
-                "filename": str(directory / "out.json"),
-                "overwriteExisting": True,
-                "states": ["closed", "filtered", "error"],
-            }
-        },
+    events = {
+        "filename": str(directory / "out.json"),
+        "overwriteExisting": True,
+        "states": ["closed", "filtered", "error"],
     }
-    content.update(changes or {})
-    path = directory / "conf.yaml"
-    path.write_text(json.dumps(content, indent=2))
-    return path
+    return cluster.configuration(
+        directory,
+        credentials,
+        {
+            "targets": list(TARGETS),
+            "tcpports": [f"{PORTS.start}-{PORTS.stop - 1}"],
+            "udpports": [],
+        },
+        {"ratelimit": RATE, "tcp": {"timeout": "1500ms"}},
+        {
+            "host": SERVER,
+            "seed": SEED,
+            "internal": {"nodeExpiryTime": EXPIRY_S, "nodeExpiryCheckInterval": 1},
+            "events": {"json-file": events},
+            **(changes or {}),
+        },
+    )
 
 
 class Process:
