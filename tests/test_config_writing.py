@@ -54,6 +54,9 @@ BY_KIND: dict[type, st.SearchStrategy[Any]] = {
     kinds.Text: TEXT,
     kinds.Secret: st.just(kinds.MASK) | st.just(""),
     kinds.Regex: st.sampled_from(["^.*$", r"^www[.]\d+", "a'b", ""]),
+    kinds.NodePatterns: st.lists(
+        st.sampled_from(["*", "a b", "*.lab", "n[0-9]"]), min_size=1, unique=True
+    ).map(tuple),
     kinds.Payload: PAYLOAD,
     kinds.Payloads: st.dictionaries(PORT, PAYLOAD, max_size=4),
     kinds.Filter: st.dictionaries(PATH, SCALAR, max_size=4),

@@ -208,7 +208,9 @@ class Histories(RuleBasedStateMachine):
             return
         for pool in self.scheduler.pools:
             waiting = {id(work) for each in pool.segments.values() for work in each.returned}
-            open_ = {id(work): work for of, work in self.scheduler._by_lease.values() if of is pool}
+            open_ = {
+                id(work): work for of, work, _ in self.scheduler._by_lease.values() if of is pool
+            }
             for work in open_.values():
                 assert len(work.holders) <= 2
                 assert (id(work) in waiting) == (not work.holders)
@@ -483,7 +485,7 @@ def test_a_lease_that_was_never_given_or_is_of_another_pool_is_faulty(one):
     for lease in (0, -1, grant.lease + 1, 2**62):
         with pytest.raises(FaultyReport, match="never given"):
             scheduler.place(lease, node)
-    with pytest.raises(FaultyReport, match="another pool"):
+    with pytest.raises(FaultyReport, match="to this node"):
         scheduler.place(grant.lease, other)
     assert scheduler.place(grant.lease, node) == 0
     end(scheduler, grant)

@@ -149,7 +149,7 @@ class Judge:
                 parts = [*progress.gaps, *progress.done]
                 works = {
                     id(work): work
-                    for at, work in scheduler._by_lease.values()
+                    for at, work, _ in scheduler._by_lease.values()
                     if at is pool and work.segment == number
                 }
                 parts += [(work.start, work.start + work.count) for work in works.values()]

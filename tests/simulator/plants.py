@@ -193,7 +193,7 @@ def _same_lease() -> Iterable[Replacement]:
     def grant(self: Any, node: Any, now: float) -> Any:
         granted = original(self, node, now)
         for at, each in enumerate(granted):
-            _, work = self._by_lease[each.lease]
+            _, work, _ = self._by_lease[each.lease]
             first = work.leases[0]
             if first != each.lease:
                 granted[at] = scheduler.Grant(first, each.segment, each.start, each.count)

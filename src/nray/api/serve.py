@@ -232,6 +232,7 @@ def _demand_loopback(config: Config, name: str, allowed: bool) -> None:
 def _doorman(config: Config, name: str) -> Doorman | None:
     if not config.tls.enabled:
         return None
+    from nray.pki.allowed import AllowedNodes
     from nray.pki.endpoint import ServerTls
     from nray.pki.errors import PkiError
     from nray.pki.keys import load_identity, load_trust
@@ -240,7 +241,8 @@ def _doorman(config: Config, name: str) -> Doorman | None:
     try:
         identity = load_identity(config.tls.cert, config.tls.key)
         trust = load_trust(config.tls.ca) if config.tls.ca else None
-        tls = ServerTls(identity, trust, config.tls.force_client_auth)
+        allowed = AllowedNodes(config.tls.allowed_nodes)
+        tls = ServerTls(identity, trust, config.tls.force_client_auth, allowed)
     except PkiError as error:
         raise UserError(f"{name}: TLS: {error.message}", error.hint) from error
     for warning in identity.warnings:

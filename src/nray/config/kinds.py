@@ -20,6 +20,9 @@ from nray.config.payloads import format_payload, parse_payload
 #: What stands in place of a secret when a configuration is shown.
 MASK = "********"
 
+#: What a node is called by has 160 characters at most before they are escaped.
+NODE_PATTERN_CHARS_MAX = 320
+
 _TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"})
 _FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"})
 
@@ -32,6 +35,8 @@ class Kind:
     """One kind of value; ``name`` is what the manual calls it."""
 
     name: str = ""
+    #: Whether a key without a value means the default.
+    may_be_null: ClassVar[bool] = True
 
     def read(self, node: Node) -> Any:
         """The value of a node that is not null; raises `Wrong`."""
@@ -281,6 +286,47 @@ class Subscription(Text):
         raise Wrong(f"{describe(node)} names no port", "write tcp/443, say")
 
 
+class NodePattern(Text):
+    """A pattern as a shell has them, for the names of nodes (see `nray.pki.allowed`). What
+    `fnmatch` would take literally and never was meant so is refused."""
+
+    name = "pattern"
+    _right = "write node7.example.org, *.example.org or nyc[0-9], say"
+
+    def read(self, node: Node) -> str:
+        text = super().read(node)
+        if text != text.strip():
+            raise Wrong(f"{quoted(text)} begins or ends with a space", "write it without")
+        if len(text) > NODE_PATTERN_CHARS_MAX:
+            raise Wrong(f"a pattern of {len(text)} characters", self._right)
+        at = 0
+        while (at := text.find("[", at)) >= 0:
+            start = at + 1 + text.startswith("!", at + 1)
+            end = text.find("]", start + 1)
+            if end < 0:
+                raise Wrong(f"{quoted(text)} has a [ without its ]", self._right)
+            for low, high in re.findall(r"(.)-(.)", text[start:end]):
+                if low > high:
+                    raise Wrong(f"{quoted(text)} has an empty range, {low}-{high}", self._right)
+            at = end + 1
+        return text
+
+
+class NodePatterns(ListOf):
+    """At least one pattern; a single value is one, whatever spaces it has. No value is an error:
+    it must not come to mean "all" that somebody took the last one out."""
+
+    may_be_null = False
+
+    def __init__(self) -> None:
+        super().__init__(NodePattern(), at_least_one=True)
+
+    def read(self, node: Node) -> tuple[Any, ...]:
+        if isinstance(node, Scalar):
+            node = Sequence((node,), node.line)
+        return super().read(node)
+
+
 class Payload(Kind):
     """Bytes, as text with escapes (see `payloads`)."""
 
@@ -397,6 +443,7 @@ PAYLOAD = Payload()
 PAYLOADS = Payloads()
 FILTER = Filter()
 STATES = States()
+NODE_PATTERNS = NodePatterns()
 #: Rooms count with 64 bits; these are far above any use and below any overflow.
 COUNT = Int(1, 2**31 - 1)
 COUNT_OR_ZERO = Int(0, 2**31 - 1)

@@ -235,7 +235,7 @@ class _Reading:
                 self._problem(entry, path, "no such key", f"{path} has no keys of its own")
                 return field.default
         if isinstance(first.node, Scalar) and first.node.is_null:
-            if self._strict:
+            if self._strict or not field.kind.may_be_null:
                 self._problem(first, path, "no value", "give it one, or remove the key")
             return field.default
         try:

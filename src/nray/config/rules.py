@@ -9,7 +9,7 @@ import msgspec
 
 from nray.config.errors import ConfigError, Problem
 from nray.config.kinds import MASK
-from nray.config.schema import Config
+from nray.config.schema import Config, Tls
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -26,6 +26,15 @@ def relations(config: Config) -> Iterator[Broken]:
     for key, because, value, what in _demands(config):
         if not value:
             yield Broken(key, because, f"missing, but {because} is true", f"set it to {what}")
+    tls = config.tls
+    if tls.allowed_nodes != Tls().allowed_nodes and not (tls.enabled and tls.force_client_auth):
+        because = "TLS.forceClientAuth" if tls.enabled else "TLS.enabled"
+        yield Broken(
+            "TLS.allowedNodes",
+            because,
+            f"has no effect while {because} is false: whoever shows no certificate has no name",
+            f"set {because}: true",
+        )
     json_file = config.events.json_file
     if json_file is not None and json_file.enabled and not json_file.filename:
         yield Broken(

@@ -41,6 +41,7 @@ class Tls(Section, frozen=True, kw_only=True):
     cert: Annotated[str, Key("cert", kinds.TEXT)] = ""
     key: Annotated[str, Key("key", kinds.TEXT)] = ""
     force_client_auth: Annotated[bool, Key("forceClientAuth", kinds.BOOL)] = False
+    allowed_nodes: Annotated[tuple[str, ...], Key("allowedNodes", kinds.NODE_PATTERNS)] = ("*",)
 
 
 class Internal(Section, frozen=True, kw_only=True):

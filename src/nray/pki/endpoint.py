@@ -15,6 +15,7 @@ import trio
 from cryptography import x509
 from OpenSSL import SSL
 
+from nray.pki.allowed import AllowedNodes
 from nray.pki.contexts import (
     ClientCertificate,
     node_connection,
@@ -52,13 +53,18 @@ class ServerTls:
     """The accepting end: one for each server, used for every connection."""
 
     def __init__(
-        self, identity: Identity, trust: Sequence[x509.Certificate] | None, require_client: bool
+        self,
+        identity: Identity,
+        trust: Sequence[x509.Certificate] | None,
+        require_client: bool,
+        allowed: AllowedNodes | None = None,
     ) -> None:
         """
         Args:
             identity: what the server shows.
             trust: who may vouch for nodes; None: nodes are not asked for a certificate.
             require_client: refuse nodes that show none. One that is shown must verify anyway.
+            allowed: which of the verified ones to take; None: all.
 
         Raises:
             PkiError: certificates are demanded, but nobody is trusted to issue them; or OpenSSL
@@ -77,6 +83,7 @@ class ServerTls:
             client = ClientCertificate.REQUIRED if require_client else ClientCertificate.OPTIONAL
         self._trust = trust
         self._required = require_client
+        self._allowed = allowed
         with _own_faults():
             self._context = server_context(identity, client)
 
@@ -117,7 +124,10 @@ class ServerTls:
             if self._required:
                 raise PeerRejected("none-shown", "the node showed no certificate")
             return None
-        return verify_node(*shown, self._trust, _now())
+        peer = verify_node(*shown, self._trust, _now())
+        if self._allowed is not None:
+            self._allowed.demand(peer)
+        return peer
 
 
 class NodeTls:

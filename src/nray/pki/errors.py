@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 #: Why a peer is turned away. The set is small on purpose: it is what an unverified peer is told.
 #: ``malformed`` means broken, or of a form that the verification does not take (X.509 v1, an
-#: Ed25519 issuer, an unknown critical extension).
+#: Ed25519 issuer, an unknown critical extension). ``revoked`` and ``not-allowed`` are only said of
+#: certificates that are good apart from that.
 Reason = Literal[
     "expired",
     "not-yet-valid",
@@ -21,6 +22,8 @@ Reason = Literal[
     "weak",
     "malformed",
     "none-shown",
+    "revoked",
+    "not-allowed",
 ]
 
 

@@ -6,6 +6,7 @@ before its certificate is verified: `printable` stands between it and every mess
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 
 import idna
@@ -146,17 +147,39 @@ def _shown_general_name(name: x509.GeneralName) -> str:
 
 
 def identity_of(certificate: x509.Certificate) -> str:
-    """What to call the holder of a certificate: its first DNS name, URI, mail address or IP
-    address, else its common name, else its whole subject, else its serial number. Printable."""
+    """What to call the holder of a certificate: its first DNS name (in lower case), else URI,
+    else mail address, else IP address, else its common name, else its whole subject, else its
+    serial number. Empty ones are passed over.
+
+    Printable, of bounded length, and different for different names (`_told_apart`): leases
+    belong to an identity, so no name may be made to look like another one.
+    """
     names = alternative_names(certificate)
-    for kind in (x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name):
+    for name in names:
+        if isinstance(name, x509.DNSName) and name.value:
+            return _told_apart(name.value.lower())
+    for kind in (x509.UniformResourceIdentifier, x509.RFC822Name):
         for name in names:
-            if isinstance(name, kind):
-                return printable(name.value)
+            if isinstance(name, kind) and name.value:
+                return _told_apart(name.value)
     for name in names:
         if isinstance(name, x509.IPAddress):
             return str(name.value)
     for attribute in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME):
-        return printable(str(attribute.value))
-    subject = printable(certificate.subject.rfc4514_string())
-    return subject or f"serial {certificate.serial_number:x}"
+        if attribute.value:
+            return _told_apart(str(attribute.value))
+    subject = certificate.subject.rfc4514_string()
+    return _told_apart(subject) if subject else f"serial {certificate.serial_number:x}"
+
+
+def _told_apart(text: str) -> str:
+    """As `printable`, but no two texts come out alike: backslashes are doubled, and what is cut
+    ends in a digest, after an escape that nothing else makes."""
+    if len(text) <= SHOWN_CHARACTERS_MAX:
+        return _escaped(text)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_escaped(text[: SHOWN_CHARACTERS_MAX // 2])}\\…{digest}"
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\\\" if character == "\\" else printable(character) for character in text)

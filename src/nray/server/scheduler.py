@@ -258,7 +258,9 @@ class Scheduler:
         self._ratelimit = ratelimit
         self._slice_first = slice_first
         self._next_lease = (generation << LEASE_BITS) + 1
-        self._by_lease: dict[int, tuple[Pool, _Slice]] = {}
+        # The name of whom it was given to stands with it, for a node that comes back is a new
+        # `Node` of the old name.
+        self._by_lease: dict[int, tuple[Pool, _Slice, str]] = {}
         self._open_segments = True
 
     # ── segments ────────────────────────────────────────────────────────────────────────────
@@ -374,7 +376,7 @@ class Scheduler:
             work.leases.append(lease)
             work.holders[node] = (lease, now)
             node.holds.add(work)
-            self._by_lease[lease] = (self.pools[node.pool], work)
+            self._by_lease[lease] = (self.pools[node.pool], work, node.node_id)
             granted.append(Grant(lease, work.segment, work.start, work.count))
         return granted
 
@@ -452,7 +454,7 @@ class Scheduler:
         found = self._by_lease.get(lease)
         if found is None:
             return None
-        pool, work = found
+        pool, work, _ = found
         _check_hits(work, hits)
         if done:
             _check_counts(work, counts, names=pool.segments[work.segment].names)
@@ -484,15 +486,15 @@ class Scheduler:
         """The segment of an open slice's lease; None if it is not open.
 
         Raises:
-            FaultyReport: the lease was never this node's pool's.
+            FaultyReport: the lease was never this node's.
         """
         found = self._by_lease.get(lease)
         if found is None:
             if not 0 < lease < self._next_lease:
                 raise FaultyReport(f"lease {lease} was never given")
             return None
-        if found[0].number != node.pool:
-            raise FaultyReport(f"lease {lease} is of another pool")
+        if found[2] != node.node_id:
+            raise FaultyReport(f"lease {lease} was never given to this node")
         return found[1].segment
 
 

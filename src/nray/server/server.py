@@ -246,7 +246,7 @@ class Server:
             secured, identity = admitted
             channel: NodeChannel = Channel(secured, ServerEnd())
             try:
-                register = await self._greet(channel, peer)
+                register = await self._greet(channel, peer, identity)
                 if register is not None:
                     session, back = await self._enter(channel, register, identity)
                     self._guests -= 1
@@ -267,12 +267,26 @@ class Server:
                 self._guests -= 1
             self._left.set()
 
-    async def _greet(self, channel: NodeChannel, peer: str) -> Register | None:
+    async def _greet(
+        self, channel: NodeChannel, peer: str, identity: str | None
+    ) -> Register | None:
         """What a node says of itself; None if it said nothing in time or was refused."""
         with trio.move_on_after(REGISTER_S):
             await channel.send(Welcome(PROTOCOL_VERSION, __version__))
             register = await channel.receive()
             assert isinstance(register, Register)
+            if self._sessions.impostor(register, identity):
+                shown = identity or "nobody (it showed none)"
+                log.warning(
+                    "refused a node at %s: it says that it is one that is known by another"
+                    " certificate; its own is of %s",
+                    peer,
+                    shown,
+                )
+                await channel.refuse(
+                    Reason.NOT_ALLOWED, "it was registered before, with another certificate"
+                )
+                return None
             twin = self._sessions.duplicate(register)
             if twin is None:
                 return register

@@ -76,8 +76,9 @@ class Sessions:
         # Nodes of an earlier server process that were not heard of again.
         self.awaited = {node.instance for node in seen} if awaited else set()
         self._return_by = return_by
-        # Every node ever met keeps its number, and with it its id.
+        # Every node ever met keeps its number, and with it its id, and its certificate's name.
         self._numbers: dict[str, int] = {node.instance: node.node for node in seen}
+        self._identities: dict[str, str | None] = {node.instance: node.identity for node in seen}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_instance.values()))
@@ -106,8 +107,18 @@ class Sessions:
                 return each
         return None
 
+    def impostor(self, register: Register, identity: str | None) -> bool:
+        """Whether this is not the node that it says it is: that one's certificate bears another
+        name, or it had one and this has none, or the other way round.
+
+        Leases and reports belong to an instance, and with this to the identity of whoever
+        registered it first.
+        """
+        instance = register.instance
+        return instance in self._numbers and self._identities.get(instance) != identity
+
     def enter(self, register: Register, identity: str | None, now: float) -> Session:
-        """Register a node, new or come back."""
+        """Register a node, new or come back; not an `impostor`."""
         self.awaited.discard(register.instance)
         session = self._by_instance.get(register.instance)
         if session is not None:
@@ -116,6 +127,7 @@ class Sessions:
         number = self._numbers.get(register.instance)
         if number is None:
             number = self._numbers[register.instance] = len(self._numbers) + 1
+            self._identities[register.instance] = identity
         preferred = register.preferred_pool if self._preference else -1
         pool = self._pools.pop(register.instance, None)
         if pool is None:

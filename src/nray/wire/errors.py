@@ -41,6 +41,7 @@ class Reason(StrEnum):
     WEAK = "weak"
     MALFORMED_CERTIFICATE = "malformed-certificate"
     NONE_SHOWN = "none-shown"
+    REVOKED = "revoked"
 
 
 #: One sentence a reason, for people. docs/protocol.md lists the same (a test compares them).
@@ -52,7 +53,7 @@ EXPLANATIONS: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "a frame holds no message that this end knows",
     Reason.BUSY: "the server has as many nodes as it can serve",
     Reason.DUPLICATE_MACHINE: "another node of the same machine is registered",
-    Reason.NOT_ALLOWED: "the server does not want this node",
+    Reason.NOT_ALLOWED: "the server takes no node of that name (TLS.allowedNodes)",
     Reason.SHUTTING_DOWN: "the server is ending",
     Reason.EXPIRED: "the certificate is no longer valid",
     Reason.NOT_YET_VALID: "the certificate is not valid yet, or a clock is wrong",
@@ -61,6 +62,7 @@ EXPLANATIONS: Final[dict[Reason, str]] = {
     Reason.WEAK: "the certificate's key or signature is too weak",
     Reason.MALFORMED_CERTIFICATE: "the certificate breaks the rules for certificates",
     Reason.NONE_SHOWN: "no certificate was shown, and one is demanded",
+    Reason.REVOKED: "the certificate was revoked",
 }
 
 #: The reasons that may be gone later without anybody changing anything at the node.
