@@ -191,7 +191,7 @@ class Histories(RuleBasedStateMachine):
             for number, progress in pool.segments.items():
                 open_ = {
                     id(work): work
-                    for of, work in self.scheduler._by_lease.values()
+                    for of, work, _ in self.scheduler._by_lease.values()
                     if of is pool and work.segment == number
                 }.values()
                 spans = [(work.start, work.start + work.count) for work in open_]
