@@ -31,6 +31,16 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 #: DESIGN.md; the root command's help and the manual must have the same.
 STATUSES = ["0", "1", "2", "3", "130"]
 
+#: What the arguments of commands are; click has no help for them.
+ARGUMENTS = {
+    "FILE": "The configuration file.",
+    "STATE": "The ledger.",
+    "NAME": "What it goes by.",
+    "NAME...": "DNS names and addresses.",
+    "[NAME...]": "What is to be revoked.",
+    "FILE...": "Certificates, keys, bundles, authorities.",
+}
+
 
 def commands(group: click.Group = nray, path: str = "nray") -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, with the words that call it."""
@@ -49,10 +59,14 @@ def table(command: click.Command) -> str:
     rows = ["| option | default | what it does |", "| --- | --- | --- |"]
     for param in command.params:
         if isinstance(param, click.Argument):
-            rows.append(f"| `{param.name.upper()}` | – | The configuration file. |")
+            rows.append(f"| `{_called(param)}` | – | {ARGUMENTS[_called(param)]} |")
         elif isinstance(param, click.Option) and not param.hidden:
             rows.append(_row(param))
     return "\n".join(rows) + "\n"
+
+
+def _called(argument: click.Argument) -> str:
+    return argument.metavar or argument.name.upper()
 
 
 def _row(option: click.Option) -> str:
@@ -139,12 +153,18 @@ def check(line: str) -> None:
         check_usage(ctx.params)
 
 
-@pytest.mark.parametrize("path", ["nray", *dict(commands()), "nray config"])
+def groups(group: click.Group = nray, path: str = "nray") -> Iterator[tuple[str, click.Command]]:
+    """Every command that only has commands."""
+    yield path, group
+    for name in group.list_commands(click.Context(group)):
+        below = group.get_command(click.Context(group), name)
+        if isinstance(below, click.Group):
+            yield from groups(below, f"{path} {name}")
+
+
+@pytest.mark.parametrize("path", [*dict(groups()), *dict(commands())])
 def test_every_help_has_an_example_that_parses(path: str) -> None:
-    command = {"nray": nray, **dict(commands())}.get(path) or nray.get_command(
-        click.Context(nray), "config"
-    )
-    assert command is not None
+    command = {**dict(groups()), **dict(commands())}[path]
     assert command.help is not None
     lines = command_lines(command.help)
     assert lines, f"{path} --help has no example"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from nray.node.client import Node, Secure
     from nray.node.policy import Policy
+    from nray.pki.endpoint import NodeTls
 
 log = logging.getLogger("nray.node")
 
@@ -27,7 +28,8 @@ SILENCE_S = 3.0
 
 @dataclass(frozen=True)
 class NodeTlsFiles:
-    """The ``--use-tls`` and ``--tls-…`` flags. TLS is on if any of them is given."""
+    """The ``--use-tls`` and ``--tls-…`` flags, and ``--bundle``, which stands for three of them.
+    TLS is on if any is given."""
 
     use: bool = False
     insecure: bool = False
@@ -35,6 +37,7 @@ class NodeTlsFiles:
     client_cert: str | None = None
     client_key: str | None = None
     server_name: str | None = None
+    bundle: str | None = None
 
     @property
     def wanted(self) -> bool:
@@ -46,7 +49,13 @@ class NodeTlsFiles:
             or self.client_cert
             or self.client_key
             or self.server_name
+            or self.bundle
         )
+
+    @property
+    def shown(self) -> str | None:
+        """The file of this node's certificate."""
+        return self.bundle or self.client_cert
 
 
 def attend(
@@ -94,7 +103,7 @@ def attend(
         try:
             return _run(node)
         except UserError as error:
-            raise _with_file(error, tls.client_cert) from error
+            raise _with_file(error, tls.shown) from error
     finally:
         fork_server.close()
 
@@ -186,6 +195,8 @@ def _secure(tls: NodeTlsFiles) -> Secure:
     """What makes a connection secure, from the flags."""
     if not tls.wanted:
         return _plain
+    if tls.bundle:
+        _demand_bundle_alone(tls)
     if bool(tls.client_cert) != bool(tls.client_key):
         missing = "--tls-client-key" if tls.client_cert else "--tls-client-cert"
         raise UserError(
@@ -194,21 +205,10 @@ def _secure(tls: NodeTlsFiles) -> Secure:
         )
 
     from nray.node.client import ServerRefuses
-    from nray.pki.endpoint import NodeTls
     from nray.pki.errors import PeerRejected
-    from nray.pki.keys import load_identity, load_trust
     from nray.pki.stream import TlsError
 
-    identity = None
-    if tls.client_cert and tls.client_key:
-        identity = load_identity(tls.client_cert, tls.client_key)
-        for warning in identity.warnings:
-            log.warning("%s", warning)
-    trust = load_trust(tls.ca_cert) if tls.ca_cert else None
-    if tls.insecure:
-        unused = " (--tls-ca-cert is not used)" if trust else ""
-        log.warning("--tls-insecure: the server is not checked, it can be anybody%s", unused)
-    end = NodeTls(trust, insecure=tls.insecure, identity=identity, server_name=tls.server_name)
+    end = _end(tls)
 
     async def secure(stream: trio.abc.Stream, host: str) -> trio.abc.Stream:
         try:
@@ -224,6 +224,45 @@ def _secure(tls: NodeTlsFiles) -> Secure:
             raise ServerRefuses(f"no TLS with {host}: {error}", "") from error
 
     return secure
+
+
+def _end(tls: NodeTlsFiles) -> NodeTls:
+    """This end of TLS, from what stands in the files."""
+    from nray.pki.bundle import load_bundle
+    from nray.pki.endpoint import NodeTls
+    from nray.pki.keys import load_identity, load_trust
+
+    identity, trust, server_name = None, None, tls.server_name
+    if tls.bundle:
+        bundle = load_bundle(tls.bundle)
+        identity, trust = bundle.identity, list(bundle.trust)
+        server_name = server_name or bundle.server_name
+    elif tls.client_cert and tls.client_key:
+        identity = load_identity(tls.client_cert, tls.client_key)
+    for warning in identity.warnings if identity else ():
+        log.warning("%s", warning)
+    if tls.ca_cert:
+        trust = load_trust(tls.ca_cert)
+    if tls.insecure:
+        unused = " (--tls-ca-cert is not used)" if trust else ""
+        log.warning("--tls-insecure: the server is not checked, it can be anybody%s", unused)
+    return NodeTls(trust, insecure=tls.insecure, identity=identity, server_name=server_name)
+
+
+def _demand_bundle_alone(tls: NodeTlsFiles) -> None:
+    """A bundle says whom to believe and what to show: a second word on it is a mistake."""
+    for flag, given in (
+        ("--tls-insecure", tls.insecure),
+        ("--tls-ca-cert", tls.ca_cert),
+        ("--tls-client-cert", tls.client_cert),
+        ("--tls-client-key", tls.client_key),
+    ):
+        if given:
+            raise UserError(
+                f"--bundle and {flag} cannot go together: the bundle holds the node's certificate,"
+                " its key and the authority",
+                "give one of them; --tls-server-SAN may stand beside --bundle",
+            )
 
 
 HANDSHAKE_S = 10.0

@@ -56,6 +56,9 @@ from nray.cli.command import VERSION_MESSAGE, Command, Number
     help="Name to find in the server's certificate instead of ADDR.",
 )
 @click.option(
+    "--bundle", metavar="F", help="Certificate, key and authority in one file (nray certs)."
+)
+@click.option(
     "--processes",
     type=Number("a number of processes", 1, 1024),
     metavar="N",
@@ -81,6 +84,7 @@ def node(**options: Any) -> int:
           --tls-client-cert client.pem --tls-client-key client-key.pem
       nray node -s 198.18.0.1 --use-tls --tls-ca-cert ca.pem \\
           --tls-server-SAN localhost --node-name nyc1 --stay
+      nray node -s scan.example.org --bundle nyc1.nray
     """
     from nray.api.attend import NodeTlsFiles, attend
     from nray.cli.logs import start_logging
@@ -102,5 +106,6 @@ def node(**options: Any) -> int:
             client_cert=options["tls_client_cert"],
             client_key=options["tls_client_key"],
             server_name=options["tls_server_san"],
+            bundle=options["bundle"],
         ),
     )

@@ -20,6 +20,7 @@ COMMANDS = {
     "node": "Scan for a server.",
     "status": "Show how a scan stands that keeps its state.",
     "config": "Check or show a configuration file.",
+    "certs": "Make, renew, revoke and check certificates.",
 }
 
 EXIT_USAGE = 2

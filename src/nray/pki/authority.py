@@ -1,29 +1,41 @@
-"""A small authority: one root that issues leaves for servers and nodes, all P-256.
+"""A small authority: one root that issues leaves for servers and nodes, and revokes them.
 
 Every certificate is as RFC 5280, section 4.2, asks: key identifiers, basicConstraints, keyUsage,
 extendedKeyUsage of one kind only (the key of a node cannot pose as a server whatever its name),
-and subjects of their own. The root may issue leaves but no further authorities (pathlen 0).
+and subjects of their own. The root may issue leaves but no further authorities (pathlen 0). Keys
+are P-256, or RSA where that is asked for.
 
 Who holds the root's key file can make a server or a node that all others believe; it is needed
-on the machine that issues, and nowhere else. Nothing can be revoked.
+on the machine that issues, and nowhere else. What lies on the disk is for `nray.pki.office`.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
-import secrets
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nray.pki.errors import PkiError
+from nray.pki.files import write_pair
 from nray.pki.names import peer_name, printable
+
+__all__ = [
+    "CLOCK_SKEW",
+    "COMMON_NAME_CHARACTERS_MAX",
+    "DAYS_MAX",
+    "RSA_BITS",
+    "Pair",
+    "create_authority",
+    "issue_node",
+    "issue_server",
+    "sign_revocations",
+    "write_pair",
+]
 
 #: How long before its making a certificate begins: clocks of other machines may be behind.
 CLOCK_SKEW = datetime.timedelta(minutes=5)
@@ -34,21 +46,30 @@ COMMON_NAME_CHARACTERS_MAX = 64
 #: Longest validity, days: a century. More is a slip of the keyboard.
 DAYS_MAX = 36_525
 
+#: Sizes of RSA keys that are made, bits. More than the last costs seconds and gains nothing here.
+RSA_BITS = (2048, 3072, 4096)
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
 
 class Pair(NamedTuple):
     """A certificate and its private key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Key
 
 
-def create_authority(common_name: str, days: int) -> Pair:
+def create_authority(common_name: str, days: int, rsa_bits: int = 0) -> Pair:
     """A new root, good for `days` from now.
 
+    Args:
+        rsa_bits: one of `RSA_BITS` for an RSA key; 0 for P-256.
+
     Raises:
-        PkiError: `common_name` is empty or longer than 64 characters; `days` is out of range.
+        PkiError: `common_name` is empty or longer than 64 characters; `days` is out of range;
+            an RSA key of another size.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = _new_key(rsa_bits)
     name = _subject(common_name)
     begin, end = _validity(days)
     certificate = (
@@ -61,7 +82,7 @@ def create_authority(common_name: str, days: int) -> Pair:
     return Pair(certificate, key)
 
 
-def issue_server(authority: Pair, names: Sequence[str], days: int) -> Pair:
+def issue_server(authority: Pair, names: Sequence[str], days: int, rsa_bits: int = 0) -> Pair:
     """A server's certificate for `names`: DNS names (``*.example.org`` too) and addresses. It
     ends no later than its authority.
 
@@ -74,10 +95,12 @@ def issue_server(authority: Pair, names: Sequence[str], days: int) -> Pair:
     common_name = str(alternatives[0].value)
     if len(common_name) > COMMON_NAME_CHARACTERS_MAX:
         common_name = "nray server"  # the name that counts is among the alternatives
-    return _issue(authority, common_name, alternatives, ExtendedKeyUsageOID.SERVER_AUTH, days)
+    key = _new_key(rsa_bits)
+    oid = ExtendedKeyUsageOID.SERVER_AUTH
+    return _issue(authority, _subject(common_name, "server"), alternatives, oid, days, key)
 
 
-def issue_node(authority: Pair, name: str, days: int) -> Pair:
+def issue_node(authority: Pair, name: str, days: int, rsa_bits: int = 0) -> Pair:
     """A node's certificate. `name` becomes its common name, and its alternative name where it
     could be the name of a host. It ends no later than its authority.
 
@@ -88,36 +111,41 @@ def issue_node(authority: Pair, name: str, days: int) -> Pair:
         alternatives = [peer_name(name)]
     except PkiError:
         alternatives = []  # a name for people: RFC 5280 is content with the subject
-    return _issue(authority, name, alternatives, ExtendedKeyUsageOID.CLIENT_AUTH, days)
+    key = _new_key(rsa_bits)
+    oid = ExtendedKeyUsageOID.CLIENT_AUTH
+    return _issue(authority, _subject(name, "node"), alternatives, oid, days, key)
 
 
-def write_pair(
-    directory: str | os.PathLike[str],
-    stem: str,
-    certificate: x509.Certificate,
-    key: ec.EllipticCurvePrivateKey,
-) -> tuple[Path, Path]:
-    """Writes ``STEM.pem`` and ``STEM-key.pem`` (mode 0600) into an existing directory, each
-    whole or not at all, and overwrites nothing.
+def sign_revocations(
+    authority: Pair,
+    revoked: Iterable[tuple[int, datetime.datetime]],
+    number: int,
+    days: int,
+) -> x509.CertificateRevocationList:
+    """A list of revoked certificates (RFC 5280, section 5), the whole of them.
 
-    Returns:
-        The paths of certificate and key.
+    Args:
+        revoked: serial number, and when it was revoked (UTC).
+        number: of this list; each must have a larger one than the one before.
+        days: how long it is good; then a newer one should have come.
 
     Raises:
-        PkiError: a file of that name exists, or cannot be written.
+        PkiError: `days` is out of range.
     """
-    certificate_path = Path(directory, f"{stem}.pem")
-    key_path = Path(directory, f"{stem}-key.pem")
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+    begin, end = _validity(days, "a list of revoked certificates")
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(begin)
+        .next_update(end)
+        .add_extension(_issuer_identifier(authority.certificate), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
     )
-    if certificate_path.exists():
-        raise _exists(certificate_path)
-    _write_new(key_path, key_pem, 0o600)
-    _write_new(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    return certificate_path, key_path
+    for serial, when in revoked:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
+        )
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 # ── making ──────────────────────────────────────────────────────────────────────────────────
@@ -125,16 +153,16 @@ def write_pair(
 
 def _issue(
     authority: Pair,
-    common_name: str,
+    subject: x509.Name,
     alternatives: Sequence[x509.GeneralName],
     usage: x509.ObjectIdentifier,
     days: int,
+    key: Key,
 ) -> Pair:
-    key = ec.generate_private_key(ec.SECP256R1())
     begin, end = _validity(days)
     builder = (
         _builder(
-            _subject(common_name),
+            subject,
             authority.certificate.subject,
             key,
             begin,
@@ -154,7 +182,7 @@ def _issue(
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: Key,
     begin: datetime.datetime,
     end: datetime.datetime,
 ) -> x509.CertificateBuilder:
@@ -167,6 +195,17 @@ def _builder(
         .not_valid_before(begin)
         .not_valid_after(end)
     )
+
+
+def _new_key(rsa_bits: int) -> Key:
+    if not rsa_bits:
+        return ec.generate_private_key(ec.SECP256R1())
+    if rsa_bits not in RSA_BITS:
+        raise PkiError(
+            f"no RSA keys of {rsa_bits} bits are made",
+            "one of " + ", ".join(str(bits) for bits in RSA_BITS),
+        )
+    return rsa.generate_private_key(65537, rsa_bits)
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:
@@ -183,7 +222,7 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _own_identifier(key: ec.EllipticCurvePrivateKey) -> x509.SubjectKeyIdentifier:
+def _own_identifier(key: Key) -> x509.SubjectKeyIdentifier:
     return x509.SubjectKeyIdentifier.from_public_key(key.public_key())
 
 
@@ -197,15 +236,18 @@ def _issuer_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier.value)
 
 
-def _subject(common_name: str) -> x509.Name:
+def _subject(common_name: str, unit: str = "") -> x509.Name:
+    """`unit` keeps a node, a server and an authority of one name apart."""
     if not common_name or len(common_name) > COMMON_NAME_CHARACTERS_MAX:
         raise PkiError(
             f'"{printable(common_name)}" cannot be the common name of a certificate',
             f"it should have 1 to {COMMON_NAME_CHARACTERS_MAX} characters",
         )
+    units = [x509.NameAttribute(x509.NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
     return x509.Name(
         [
             x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "nray"),
+            *units,
             x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
         ]
     )
@@ -224,38 +266,10 @@ def _server_name(text: str) -> x509.GeneralName:
         raise PkiError(error.message) from error  # its hint is for those who dial
 
 
-def _validity(days: int) -> tuple[datetime.datetime, datetime.datetime]:
+def _validity(
+    days: int, what: str = "a certificate"
+) -> tuple[datetime.datetime, datetime.datetime]:
     if not 1 <= days <= DAYS_MAX:
-        raise PkiError(
-            f"a certificate cannot be valid for {days} days", f"1 to {DAYS_MAX} are possible"
-        )
+        raise PkiError(f"{what} cannot be valid for {days} days", f"1 to {DAYS_MAX} are possible")
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return now - CLOCK_SKEW, now + datetime.timedelta(days=days)
-
-
-# ── writing ─────────────────────────────────────────────────────────────────────────────────
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Under a name of its own first, then linked into place: `link` fails where the name is
-    taken, and never shows half a file."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        finally:
-            os.unlink(draft)
-    except FileExistsError as error:
-        raise _exists(path) from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PkiError(f"{path}: the file cannot be written ({reason})") from error
-
-
-def _exists(path: Path) -> PkiError:
-    return PkiError(f"{path}: the file exists and is not overwritten", "move it away first")
