@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import pickle
 import select
 import socket
 import struct
@@ -18,9 +19,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import TypeVar
 
 from lab.namespaces import NETNS_DIR, Namespace
 from nray import _core
+
+T = TypeVar("T")
 
 KEY = b"core tests' key."
 TCP, UDP = 6, 17
@@ -132,7 +136,7 @@ class Ended:
 class Drive:
     """Pumps an engine and gathers its reports by lease."""
 
-    def __init__(self, engine: _core.Engine) -> None:
+    def __init__(self, engine: _core.Engine | _core.RawEngine) -> None:
         self.engine = engine
         self.leases: dict[int, Ended] = {}
         self.pumps = 0
@@ -164,8 +168,37 @@ class Drive:
         return self.leases[max(self.leases)]
 
 
+def in_child(work: Callable[[], T]) -> tuple[int, Callable[[], T]]:
+    """Start the work in a forked process; returns its id and what waits for its result."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read)
+            result: object = work()
+        except BaseException as error:
+            result = error
+        with os.fdopen(write, "wb") as out:
+            out.write(pickle.dumps(result))
+        os._exit(0)
+    os.close(write)
+
+    def wait() -> T:
+        with os.fdopen(read, "rb") as told:
+            data = told.read()
+        os.waitpid(pid, 0)
+        got = pickle.loads(data)
+        if isinstance(got, BaseException):
+            raise got
+        return got  # type: ignore[no-any-return]
+
+    return pid, wait
+
+
 def run(
-    engine: _core.Engine, where: _core.Space, exclusions: _core.Exclusions | None = None
+    engine: _core.Engine | _core.RawEngine,
+    where: _core.Space,
+    exclusions: _core.Exclusions | None = None,
 ) -> Ended:
     """Scan a whole space as one slice."""
     engine.add_slice(1, 0, where.total, where, exclusions)

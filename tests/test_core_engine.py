@@ -11,7 +11,6 @@ import ctypes
 import errno
 import itertools
 import os
-import pickle
 import platform
 import random
 import resource
@@ -20,8 +19,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,6 +39,7 @@ from core_lab import (
     Packet,
     Tun,
     bucket,
+    in_child,
     inside,
     run,
     space,
@@ -50,7 +49,6 @@ from core_lab import (
 from lab.namespaces import Namespace, require
 from nray import _core
 
-T = TypeVar("T")
 lab = pytest.mark.lab
 
 
@@ -78,33 +76,6 @@ def check(ended: Ended, count: int) -> None:
 
 def by_port(where: _core.Space, ended: Ended) -> dict[int, tuple[str, str]]:
     return {where.at(at)[3]: state for at, state in ended.states.items()}
-
-
-def in_child(work: Callable[[], T]) -> tuple[int, Callable[[], T]]:
-    """Start the work in a forked process; returns its id and what waits for its result."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(read)
-            result: object = work()
-        except BaseException as error:
-            result = error
-        with os.fdopen(write, "wb") as out:
-            out.write(pickle.dumps(result))
-        os._exit(0)
-    os.close(write)
-
-    def wait() -> T:
-        with os.fdopen(read, "rb") as told:
-            data = told.read()
-        os.waitpid(pid, 0)
-        got = pickle.loads(data)
-        if isinstance(got, BaseException):
-            raise got
-        return got  # type: ignore[no-any-return]
-
-    return pid, wait
 
 
 def leave_descriptors(free: int) -> None:

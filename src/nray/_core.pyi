@@ -39,6 +39,8 @@ class Space:
         """Index of the probe at a position. Raises IndexError outside of the space."""
     def position(self, index: int) -> int:
         """Position at which an index is probed: the inverse of `index`."""
+    def find(self, family: int, address: int, protocol: int, port: int) -> int | None:
+        """Position of a probe, None where the space has no such; names are not looked into."""
     def at(self, position: int) -> tuple[int, int, int, int]:
         """(family 4, 6 or 0; address, or index of the name; protocol; port) at a position."""
     def listing(self, start: int, count: int, names: Sequence[str] = ()) -> bytes:
@@ -182,3 +184,124 @@ class Engine:
         """
     def take(self) -> list[tuple[int, bytes, bool, tuple[int, ...], dict[str, int]]]:
         """What there is to report: (lease, packed hits, done, counts, errors) for each slice."""
+
+# ── raw.pxi ─────────────────────────────────────────────────────────────────────────────────
+
+class RawEngine:
+    """The raw engine of one worker process: TCP SYN and UDP probes as packets of its own.
+
+    Its face to a worker is `Engine`'s. It opens its sockets in the network namespace that it is
+    made in, and needs CAP_NET_RAW.
+
+    Args:
+        bucket: the node's shared rate; every packet takes a turn, those of retries too.
+        control_fd: `pump` returns when it is readable; -1 for none.
+        key: 16 bytes, secret, the same for all engines of a scan that may take each other's slices
+            over: whoever knows it can forge answers.
+        shard, shards: this engine and how many share the source ports (`source_ports`).
+        links: (interface index, name, whether frames are Ethernet's, own link-layer address or
+            ``b""``, MTU). Over a link without Ethernet (lo, tun, WireGuard) packets leave by raw
+            IP sockets, and the kernel chooses the way by itself.
+        routes: (family, first, last, index in ``links``, own address, link-layer address of the
+            gateway), each family's sorted and disjoint, addresses as numbers and inclusive. Over
+            Ethernet, ``b""`` as gateway says that the targets are neighbours. A target without a
+            route ends as an error, ``no-route-from-here``.
+        tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
+        retries: further passes over what is silent, 0 to 100.
+        states, payload, payloads, udp_fast, policy: as `Engine`.
+
+    States and reasons: SYN-ACK is open (``syn-ack``), RST closed (``reset``); any ICMP error about
+    a SYN is filtered with its reason, port unreachable too, as nmap has it; about UDP that one is
+    closed (``port-unreach``). Silence is filtered, over UDP open|filtered (``no-response``). A
+    neighbour that does not answer is filtered (``host-unreach``), as it is for `Engine`. A packet
+    that the kernel does not take for a second is an error.
+
+    Raises:
+        PermissionError: this process may not open raw sockets.
+        OSError: sockets or the ring of answers cannot be had.
+        ValueError: an argument is out of bounds.
+    """
+
+    paused: bool
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        control_fd: int = -1,
+        key: bytes,
+        shard: int = 0,
+        shards: int = 1,
+        links: Sequence[tuple[int, str, bool, bytes, int]],
+        routes: Sequence[tuple[int, int, int, int, bytes, bytes]],
+        tcp_timeout_s: float = 1.0,
+        udp_timeout_s: float = 1.0,
+        retries: int = 1,
+        states: Sequence[str] = (),
+        payload: bytes = b"nray",
+        payloads: Mapping[int, bytes] | None = None,
+        udp_fast: bool = False,
+        policy: Policy | None = None,
+    ) -> None: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def slices_open(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def drops(self) -> int:
+        """Packets that found no room in the rings: answers may be among them."""
+    @property
+    def duplicates(self) -> int:
+        """Answers to probes that had been answered before."""
+    @property
+    def send_failures(self) -> int:
+        """Packets of retries that could not be sent; those of first passes are errors."""
+    @property
+    def source_ports(self) -> tuple[int, int]:
+        """The first and the last port that probes of this engine leave from."""
+    def neighbours_wanted(self) -> list[tuple[int, bytes]]:
+        """(index in ``links``, packed address) of targets whose link-layer address is needed.
+
+        Each is told once; `pump` returns early when there are such. Their probes wait for
+        `set_neighbour`, for 3 s at most.
+        """
+    def set_neighbour(self, link_index: int, address: bytes, mac: bytes | None) -> None:
+        """Say a neighbour's link-layer address, None for one that does not answer.
+
+        It may be said unasked, and again when it changes. ValueError for what is no address.
+        """
+    def add_slice(
+        self, lease: int, start: int, count: int, space: Space, exclusions: Exclusions | None
+    ) -> None:
+        """As `Engine.add_slice`; ValueError, too, for more than 2**28 probes."""
+    def add_names(
+        self,
+        lease: int,
+        start: int,
+        count: int,
+        space: Space,
+        exclusions: Exclusions | None,
+        addresses: Mapping[int, Sequence[bytes]],
+    ) -> None: ...
+    def pump(self, seconds: float) -> bool: ...
+    def take(self) -> list[tuple[int, bytes, bool, tuple[int, ...], dict[str, int]]]: ...
+
+def _siphash(key: bytes, data: bytes) -> int: ...
+def _raw_filter(family: int, first: int, last: int) -> list[tuple[int, int, int, int]]: ...
+def _raw_frame(
+    protocol: int,
+    source: bytes,
+    target: bytes,
+    own_mac: bytes,
+    next_mac: bytes,
+    mtu: int,
+    dport: int,
+    key: bytes,
+    payload: bytes = b"",
+    first: int = 61440,
+    width: int = 4096,
+) -> bytes: ...
+def _raw_answer(key: bytes, packet: bytes) -> tuple[str, int, bytes, int, int, int, int] | None: ...

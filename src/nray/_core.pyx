@@ -14,5 +14,9 @@ include "core/policy.pxi"
 include "core/bucket.pxi"
 # states, reasons and packed hits
 include "core/hits.pxi"
+# slices, their counts and hits: what both engines keep
+include "core/slices.pxi"
 # connect engine: TCP connect and UDP over epoll
 include "core/engine.pxi"
+# raw engine: SYN and UDP probes as packets of its own
+include "core/raw.pxi"

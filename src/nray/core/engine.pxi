@@ -26,12 +26,6 @@
 # probes of 100 local ports), or the other's payload over UDP. An answer that may be such a
 # meeting does not count; the probe goes out again from another port (see `met_ourselves`).
 
-from libc.errno cimport (
-    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNABORTED,
-    ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, EISCONN, EMFILE, ENETUNREACH, ENFILE,
-    ENOBUFS, ENOMEM, EPERM, EPIPE, ETIMEDOUT,
-)
-from libc.stdlib cimport calloc, free, malloc
 from posix.unistd cimport close
 
 cdef extern from "sockets.h" nogil:
@@ -64,14 +58,7 @@ cdef enum:
     START_BURST = 64
     # Events fetched at once: 12 bytes each, a few pages of stack.
     EVENTS_MAX = 512
-    # Records that wait to be taken. A quarter is head-room: one round of the loop records at
-    # most EVENTS_MAX + START_BURST + EXPIRE_MAX hits.
-    HITS_MAX = 8192
-    HITS_FULL = 6144
     EXPIRE_MAX = 1024
-    # Slices known at once: two that are being started and those that wait for their last
-    # answers.
-    SLICES_MAX = 1024
     # Probes that wait to be tried again. Half of it full stops new probes.
     RETRY_MAX = 8192
     # Tries of a probe that this machine failed to send, with pauses of 5 ms doubled up to
@@ -90,8 +77,6 @@ cdef enum:
     DESCRIPTORS_SPARE = 12
     UDP_ANSWER_MAX = 2048
     KINDS = 4
-    ERRORS_MAX = 8
-    COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
     # Probes of a slice that are passed over in a row, before answers are looked at again: some
     # 0.1 ms of work.
     PASSED_OVER_MAX = 1024
@@ -108,9 +93,6 @@ cdef enum:
     LINE_TCP = 1            # TCP: until the timeout
     LINE_UDP = 2
 
-# Of a UDP probe: it stays within one packet of any path.
-PAYLOAD_BYTES_MAX = 1400
-
 # What nmap waits for a first answer under its most hurried template (-T5), and longer than light
 # takes around the earth. It is only for networks whose slowest answer took an eighth of it.
 cdef int64_t IMPATIENT_NS = 250_000_000
@@ -118,8 +100,6 @@ cdef int64_t KERNEL_RETRIES_NS = 1_000_000_000
 cdef int64_t GROW_NS = 20_000_000
 # A window that had to shrink grows by a sixteenth each 50 ms.
 cdef int64_t REGROW_NS = 50_000_000
-# A hit waits this long for others to travel with.
-cdef int64_t FLUSH_NS = 5_000_000
 cdef int64_t RETRY_FIRST_NS = 5_000_000
 cdef int64_t RETRY_LAST_NS = 500_000_000
 cdef uint64_t TAG_CONTROL = 0xFFFFFFFFFFFFFFFF
@@ -154,23 +134,6 @@ cdef struct item_t:         # a probe on its way to a socket
     uint8_t second
     uint8_t met
 
-cdef struct listed_t:       # a probe given one by one, where names were resolved
-    probe_t probe
-    uint64_t position
-
-cdef struct slice_t:
-    uint64_t start
-    uint64_t count
-    uint64_t begun          # how many of `count` were started
-    uint64_t lease
-    int64_t outstanding
-    # open, closed, filtered, open|filtered, error, excluded, skipped, addresses, refused
-    int64_t counts[COUNTS]
-    uint32_t errors[ERRORS_MAX]
-    listed_t *listed
-    uint8_t used
-    uint8_t ended
-
 cdef struct list_t:
     int32_t first
     int32_t last
@@ -190,31 +153,11 @@ cdef inline uint64_t network_of(const probe_t *probe) noexcept nogil:
     return prefix | (<uint64_t>6 << 56)
 
 
-cdef inline bint is_ours(int code) noexcept nogil:
-    """Whether an errno says that this machine lacked something, so that trying later helps."""
-    return (code == EMFILE or code == ENFILE or code == ENOBUFS or code == ENOMEM
-            or code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN)
-
-
-cdef inline uint8_t own_reason(int code) noexcept nogil:
-    if code == EMFILE or code == ENFILE:
-        return REASON_DESCRIPTORS
-    if code == ENOBUFS or code == ENOMEM:
-        return REASON_BUFFERS
-    if code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN:
-        return REASON_PORTS
-    if code == ENETUNREACH or code == EHOSTUNREACH or code == EAFNOSUPPORT:
-        return REASON_UNREACHABLE_HERE
-    if code == EACCES or code == EPERM:
-        return REASON_FORBIDDEN_HERE
-    return REASON_LOCAL
-
-
 cdef inline uint8_t icmp_state(uint8_t reason) noexcept nogil:
     return STATE_CLOSED if reason == REASON_PORT_UNREACH else STATE_FILTERED
 
 
-cdef class Engine:
+cdef class Engine(SliceBook):
     """Runs slices of probes; one for each worker process, used by one thread.
 
     Args:
@@ -236,7 +179,7 @@ cdef class Engine:
 
     cdef int epoll
     cdef int32_t slots_max, slots_made, sockets, limit, window, inflight
-    cdef bint auto_window, shrunk, paused_, turn_taken, control_ready, fast, idle_told
+    cdef bint auto_window, shrunk, turn_taken
     cdef int direct, direct_round
     cdef slot_t *slots
     cdef int32_t idle[KINDS]
@@ -245,28 +188,13 @@ cdef class Engine:
     cdef network_t *networks
     cdef item_t *retry
     cdef uint32_t retry_head, retry_used
-    cdef slice_t *slices
-    cdef int32_t slices_used
-    cdef hit_t *hits
-    cdef int32_t *hit_slices
-    cdef int32_t hits_used
-    cdef int64_t first_hit, grown_at, turn_at, turn_change, sent_
+    cdef int64_t grown_at, turn_at, turn_change
     cdef int64_t timeout_ns[LINES]
     cdef bint adaptive_, second_try
-    cdef uint32_t mask
-    cdef int32_t current, ended
+    cdef int32_t current
     cdef list queue
-    cdef Bucket bucket
     cdef Space space
-    cdef Exclusions exclusions
-    cdef Policy policy
-    cdef dict kept
-    cdef bytes payload_
-    cdef const uint8_t *payload_text
-    cdef size_t payload_text_size
-    cdef dict payloads_
-    cdef const uint8_t **payload_at
-    cdef uint16_t *payload_size
+    cdef const ranges_t *excluded   # of the space's exclusions, which `kept` holds; NULL: none
 
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, int window=0,
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
@@ -277,18 +205,12 @@ cdef class Engine:
             raise ValueError("timeouts are positive numbers of seconds")
         if window < 0:
             raise ValueError("a window is a number of probes, 0 for auto")
-        self.bucket = bucket
-        self.mask = 1 << STATE_OPEN
-        for state in states:
-            self.mask |= 1 << STATES.index(state)
-        self.mask &= ~<uint32_t>1
+        self.settle(bucket, states, payload, payloads or {}, udp_fast, policy)
         self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
         self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[LINE_UDP] = <int64_t>(udp_timeout_s * 1e9)
         self.adaptive_ = adaptive and self.timeout_ns[LINE_TCP] > IMPATIENT_NS
         self.second_try = self.timeout_ns[LINE_TCP] > KERNEL_RETRIES_NS
-        self.fast = udp_fast
-        self.policy = policy
         self.limit = <int32_t>max(1, min(nray_descriptors() - DESCRIPTORS_SPARE - 4, WINDOW_MAX))
         self.auto_window = window == 0
         self.slots_max = self.limit if window == 0 else max(1, min(window, self.limit))
@@ -297,7 +219,6 @@ cdef class Engine:
         self.direct = DIRECT_MAX // 2
         self.current = -1
         self.queue = []
-        self.kept = {}
         self.blank = -1
         for kind in range(KINDS):
             self.idle[kind] = -1
@@ -306,17 +227,9 @@ cdef class Engine:
             self.waiting[kind].last = -1
         self.slots = <slot_t *>calloc(self.slots_max, sizeof(slot_t))
         self.retry = <item_t *>malloc(RETRY_MAX * sizeof(item_t))
-        self.slices = <slice_t *>calloc(SLICES_MAX, sizeof(slice_t))
-        self.hits = <hit_t *>malloc(HITS_MAX * sizeof(hit_t))
-        self.hit_slices = <int32_t *>malloc(HITS_MAX * sizeof(int32_t))
         self.networks = <network_t *>calloc(NETWORKS_MAX, sizeof(network_t))
-        self.payload_at = <const uint8_t **>calloc(65536, sizeof(void *))
-        self.payload_size = <uint16_t *>calloc(65536, sizeof(uint16_t))
-        if (self.slots == NULL or self.retry == NULL or self.slices == NULL or self.hits == NULL
-                or self.hit_slices == NULL or self.payload_at == NULL or self.networks == NULL
-                or self.payload_size == NULL):
+        if self.slots == NULL or self.retry == NULL or self.networks == NULL:
             raise MemoryError
-        self.keep_payloads(payload, payloads or {})
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError(errno, "no epoll descriptor")
@@ -329,35 +242,11 @@ cdef class Engine:
             for i in range(self.slots_made):
                 if self.slots[i].fd >= 0:
                     close(self.slots[i].fd)
-        if self.slices != NULL:
-            for i in range(SLICES_MAX):
-                free(self.slices[i].listed)
         if self.epoll > 0:
             close(self.epoll)
         free(self.slots)
         free(self.retry)
-        free(self.slices)
-        free(self.hits)
-        free(self.hit_slices)
         free(self.networks)
-        free(<void *>self.payload_at)
-        free(self.payload_size)
-
-    cdef keep_payloads(self, bytes payload, payloads):
-        # The bytes objects are kept, so that pointers into them stay good.
-        self.payload_ = payload
-        self.payload_text = <const uint8_t *><const char *>self.payload_
-        self.payload_text_size = len(payload)
-        self.payloads_ = {int(port): bytes(data) for port, data in payloads.items()}
-        for data in (payload, *self.payloads_.values()):
-            if len(data) > PAYLOAD_BYTES_MAX:
-                raise ValueError(
-                    f"a UDP payload has at most {PAYLOAD_BYTES_MAX} bytes, to fit one packet")
-        for port, data in self.payloads_.items():
-            if not 0 < port < 65536:
-                raise ValueError(f"{port} is no UDP port")
-            self.payload_at[<int>port] = <const uint8_t *><char *>(<bytes>data)
-            self.payload_size[<int>port] = <uint16_t>len(data)
 
     # ── what Python sees ────────────────────────────────────────────────────────────────────
 
@@ -369,10 +258,7 @@ cdef class Engine:
             ValueError: the slice is empty or ends outside the space.
             RuntimeError: more than `SLICES_MAX` slices are open.
         """
-        if count == 0 or start + count > <uint64_t>space.total or start + count < start:
-            raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
-        if space.hosts_ > space.addresses:
-            raise ValueError("a slice of names needs their addresses: add_names")
+        self.check_slice(start, count, space, False)
         cdef int32_t i = self.new_slice(lease, start, count)
         self.kept[i] = (space, exclusions)
         self.queue.append(i)
@@ -389,86 +275,12 @@ cdef class Engine:
         Raises:
             ValueError, RuntimeError: as `add_slice`; also where a name's index is missing.
         """
-        cdef uint64_t position
-        cdef probe_t probe
-        cdef listed_t *one
-        cdef slice_t *slice
-        cdef list found = []
-        cdef int64_t more = 0, unresolved = 0
-        cdef int32_t i
-        if count == 0 or start + count > <uint64_t>space.total or start + count < start:
-            raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
-        for position in range(start, start + count):
-            if space.locate(position, &probe) != 0:
-                raise ValueError(f"no probe at position {position}")
-            if probe.family != 0:
-                found.append((position, None, probe.port, probe.protocol))
-                continue
-            where = addresses.get(probe.name)
-            if where is None:
-                raise ValueError(f"name {probe.name} is not among the addresses")
-            if not where:
-                unresolved += 1
-            for address in where:
-                if len(address) not in (4, 16) and (address or self.policy is None):
-                    raise ValueError(f"name {probe.name}: an address is 4 or 16 bytes")
-                found.append((position, address, probe.port, probe.protocol))
-            more += max(0, len(where) - 1)
-        i = self.new_slice(lease, start, max(1, len(found)))
-        slice = &self.slices[i]
-        slice.count = len(found)
-        slice.counts[7] = more
-        slice.counts[4] = unresolved
-        slice.errors[REASON_UNRESOLVED - REASON_DESCRIPTORS] = <uint32_t>unresolved
-        slice.listed = <listed_t *>calloc(max(1, len(found)), sizeof(listed_t))
-        if slice.listed == NULL:
-            slice.used = 0
-            self.slices_used -= 1
-            raise MemoryError
-        one = slice.listed
-        for position, address, port, protocol in found:
-            one.position = position
-            if address is None:
-                space.locate(position, &one.probe)
-            else:
-                data = <bytes>address
-                one.probe.family = 4 if len(data) == 4 else 6 if data else 0
-                memcpy(one.probe.addr, <const char *>data, len(data))
-                one.probe.port = port
-                one.probe.protocol = protocol
-            one += 1
-        self.kept[i] = (space, exclusions)
-        self.queue.append(i)
-
-    cdef int32_t new_slice(self, uint64_t lease, uint64_t start, uint64_t count) except -1:
-        cdef int32_t i
-        for i in range(SLICES_MAX):
-            if not self.slices[i].used:
-                break
-        else:
-            raise RuntimeError("too many slices are open")
-        memset(&self.slices[i], 0, sizeof(slice_t))
-        self.slices[i].lease = lease
-        self.slices[i].start = start
-        self.slices[i].count = count
-        self.slices[i].used = 1
-        self.slices_used += 1
-        return i
+        self.queue.append(self.list_names(lease, start, count, space, exclusions, addresses))
 
     @property
     def pending(self):
         """Slices with probes that were not started yet."""
         return len(self.queue) + (1 if self.current >= 0 else 0)
-
-    @property
-    def slices_open(self):
-        """Slices added and not yet ended by `take`."""
-        return self.slices_used
-
-    @property
-    def sent(self):
-        """Probes started, tries again included."""
-        return self.sent_
 
     @property
     def in_flight(self):
@@ -484,15 +296,6 @@ cdef class Engine:
     def sockets_open(self):
         """Sockets kept, idle ones included."""
         return self.sockets
-
-    @property
-    def paused(self):
-        """Whether new probes are held back; those in flight go on."""
-        return self.paused_
-
-    @paused.setter
-    def paused(self, bint value):
-        self.paused_ = value
 
     def pump(self, double seconds):
         """Run for at most ``seconds``; returns earlier when there is something to be told or done.
@@ -514,54 +317,9 @@ cdef class Engine:
         self.current = self.queue.pop(0)
         space, exclusions = self.kept[self.current]
         self.space = space
-        self.exclusions = exclusions
+        self.excluded = NULL if exclusions is None else &(<Exclusions>exclusions).r
         if self.slices[self.current].count == 0:
             self.leave_current()
-
-    def take(self):
-        """Take what there is to report, slice by slice.
-
-        Returns:
-            a list of ``(lease, hits, done, counts, errors)``: packed hits; whether the slice has
-            ended; then only, nine counts in the order of `nray.wire.messages.Counts` and how
-            often each reason made an error.
-        """
-        cdef int32_t i, first, slice
-        cdef dict parts = {}
-        cdef const uint8_t *base = <const uint8_t *>self.hits
-        i = 0
-        while i < self.hits_used:
-            first = i
-            slice = self.hit_slices[i]
-            while i < self.hits_used and self.hit_slices[i] == slice:
-                i += 1
-            parts.setdefault(slice, []).append(base[first * 32:i * 32])
-        self.hits_used = 0
-        reports = []
-        for slice, chunks in parts.items():
-            if not self.slices[slice].ended:
-                reports.append((self.slices[slice].lease, b"".join(chunks), False, (), {}))
-        if self.ended:
-            for i in range(SLICES_MAX):
-                if self.slices[i].ended:
-                    reports.append(self.close_slice(i, b"".join(parts.get(i, ()))))
-            self.ended = 0
-        return reports
-
-    cdef tuple close_slice(self, int32_t i, bytes hits):
-        cdef slice_t *slice = &self.slices[i]
-        cdef int k
-        counts = tuple(slice.counts[k] for k in range(COUNTS))
-        errors = {
-            REASONS[REASON_DESCRIPTORS + k]: slice.errors[k]
-            for k in range(ERRORS_MAX) if slice.errors[k]
-        }
-        lease = slice.lease
-        free(slice.listed)
-        memset(slice, 0, sizeof(slice_t))
-        self.slices_used -= 1
-        self.kept.pop(i, None)
-        return lease, hits, True, counts, errors
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────
 
@@ -674,23 +432,13 @@ cdef class Engine:
             if slice.begun == slice.count:
                 self.current = -1
                 self.idle_told = False
-            count = self.left_out(&item.probe)
+            count = self.left_out(self.excluded, &item.probe)
             if count < 0:
                 return True
             self.uncount(which, count)
             if self.current < 0:
                 break
         return False
-
-    cdef int left_out(self, const probe_t *probe) noexcept nogil:
-        """As what a probe that must not be sent is counted; -1 for one that may be."""
-        if self.exclusions is not None and self.exclusions.covers_probe(probe):
-            return 5
-        if self.policy is not None and self.policy.refuses_probe(probe):
-            return 8
-        if self.fast and probe.protocol == PROTO_UDP and self.payload_at[probe.port] == NULL:
-            return 6
-        return -1
 
     cdef void uncount(self, int32_t which, int kind) noexcept nogil:
         self.slices[which].counts[kind] += 1
@@ -1164,23 +912,7 @@ cdef class Engine:
 
     cdef void record(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
                      uint8_t reason, int64_t rtt_us) noexcept nogil:
-        cdef hit_t *hit
-        self.slices[slice].counts[state - 1] += 1
-        if state == STATE_ERROR:
-            self.slices[slice].errors[reason - REASON_DESCRIPTORS] += 1
-        if self.mask & (1 << state):
-            if self.hits_used == 0:
-                self.first_hit = monotonic_ns()
-            hit = &self.hits[self.hits_used]
-            memset(hit, 0, sizeof(hit_t))
-            hit.position = position
-            memcpy(hit.addr, probe.addr, 4 if probe.family == 4 else 16)
-            hit.rtt_us = <uint32_t>min(rtt_us, <int64_t>0xFFFFFFFF)
-            hit.state = state
-            hit.reason = reason
-            hit.family = probe.family
-            self.hit_slices[self.hits_used] = slice
-            self.hits_used += 1
+        self.put_down(probe, position, slice, state, reason, rtt_us, 0)
         self.finish_one(slice)
 
     cdef void fail_slot(self, int32_t i, uint8_t reason, int64_t now) noexcept nogil:

@@ -81,22 +81,112 @@ cdef object space_integer(nray_number_t number):
     return (int(number.hi) << 64) | number.lo
 
 
+# All that locating takes, in one place: C code that holds several spaces points to it.
+cdef struct space_t:
+    nray_feistel_t order
+    uint64_t hosts              # addresses and names
+    uint64_t addresses          # hosts below this are addresses, from it on names
+    uint64_t total
+    uint64_t reciprocal         # (2^64 - 1) / ports, for the division by ports
+    uint32_t ports
+    uint32_t guide_shift
+    size_t range_count
+    size_t range_count4         # ranges below this are IPv4
+    uint64_t *range_host        # first host number of each range, ascending
+    nray_number_t *range_base   # first address of each range
+    uint32_t *guide             # range that holds host i << guide_shift; one entry more
+    service_t *services
+    uint32_t *service_of[2]     # by TCP or UDP port: index of the service and one; 0: none
+
+
+cdef inline size_t space_range_of(const space_t *s, uint64_t host) noexcept nogil:
+    """The range that holds a host below `addresses`."""
+    cdef uint64_t slot = host >> s.guide_shift
+    cdef size_t low = s.guide[slot]
+    cdef size_t high = s.guide[slot + 1]
+    cdef size_t middle
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        if s.range_host[middle] <= host:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+cdef inline void space_fill(const space_t *s, uint64_t index, probe_t *out) noexcept nogil:
+    """The probe of an index below `total`."""
+    # A division by multiplication: the quotient is right or one too small, because index is
+    # at most 2^63 and the reciprocal is less than one off (Granlund, Montgomery 1994).
+    cdef uint64_t host = nray_mulhi(index, s.reciprocal)
+    cdef uint64_t rest = index - host * s.ports
+    cdef size_t i
+    cdef nray_number_t address
+    if rest >= s.ports:
+        rest -= s.ports
+        host += 1
+    out.port = s.services[rest].port
+    out.protocol = s.services[rest].protocol
+    if host >= s.addresses:
+        out.family = 0
+        out.name = <uint32_t>(host - s.addresses)
+        memset(out.addr, 0, 16)
+        return
+    i = space_range_of(s, host)
+    address = nray_add(s.range_base[i], host - s.range_host[i])
+    out.name = 0
+    if i < s.range_count4:
+        out.family = 4
+        memset(out.addr, 0, 16)
+        nray_store4(out.addr, <uint32_t>address.lo)
+    else:
+        out.family = 6
+        nray_store6(out.addr, address)
+
+
+cdef inline int space_locate(const space_t *s, uint64_t position, probe_t *out) noexcept nogil:
+    """Fills `out` with the probe at a position in scan order; -1 if there is no such."""
+    if position >= s.total:
+        return -1
+    space_fill(s, nray_feistel_forward(&s.order, position), out)
+    return 0
+
+
+cdef int64_t space_find(const space_t *s, const probe_t *probe) noexcept nogil:
+    """The position of an address, protocol and port; -1 where the space has no such probe.
+
+    Needs `Space.make_findable` to have been called. Where a port was given twice, its last place.
+    """
+    cdef size_t first = 0 if probe.family == 4 else s.range_count4
+    cdef size_t count = s.range_count4 if probe.family == 4 else s.range_count - s.range_count4
+    cdef uint32_t service = s.service_of[probe.protocol == PROTO_UDP][probe.port]
+    cdef nray_number_t address, offset
+    cdef size_t rank
+    cdef uint64_t end
+    if service == 0:
+        return -1
+    if probe.family == 4:
+        address.hi = 0
+        address.lo = nray_load4(probe.addr)
+    else:
+        address = nray_load6(probe.addr)
+    rank = nray_rank6(s.range_base + first, count, address)
+    if rank == 0:
+        return -1
+    rank += first - 1
+    offset.lo = address.lo - s.range_base[rank].lo
+    offset.hi = address.hi - s.range_base[rank].hi - (address.lo < s.range_base[rank].lo)
+    end = s.range_host[rank + 1] if rank + 1 < s.range_count else s.addresses
+    if offset.hi or offset.lo >= end - s.range_host[rank]:
+        return -1
+    return <int64_t>nray_feistel_backward(
+        &s.order, (s.range_host[rank] + offset.lo) * s.ports + service - 1)
+
+
 cdef class Space:
     """The numbered probes of one segment, in the order of its key (see `_core.pyi`)."""
 
-    cdef nray_feistel_t order
-    cdef uint64_t hosts_            # addresses and names
-    cdef uint64_t addresses         # hosts below this are addresses, from it on names
-    cdef uint64_t total_
-    cdef uint64_t reciprocal        # (2^64 - 1) / ports, for the division by ports
-    cdef uint32_t ports_
-    cdef size_t range_count
-    cdef size_t range_count4        # ranges below this are IPv4
-    cdef uint64_t *range_host       # first host number of each range, ascending
-    cdef nray_number_t *range_base  # first address of each range
-    cdef uint32_t *guide            # range that holds host i << guide_shift; one entry more
-    cdef uint32_t guide_shift
-    cdef service_t *services
+    cdef space_t s
 
     def __cinit__(self, ranges4, ranges6, names, ports, key):
         check_ranges(ranges4, 32)
@@ -112,50 +202,52 @@ cdef class Space:
             raise ValueError("no probe in this space")
         if total > SPACE_TOTAL_MAX:
             raise OverflowError(f"{total} probes are more than 2^63")
-        self.addresses = addresses
-        self.hosts_ = addresses + names
-        self.total_ = total
+        self.s.addresses = addresses
+        self.s.hosts = addresses + names
+        self.s.total = total
         self._set_services(ports)
         self._set_ranges(ranges4, ranges6)
         self._set_guide()
         self._set_order(key)
 
     def __dealloc__(self):
-        free(self.services)
-        free(self.range_host)
-        free(self.range_base)
-        free(self.guide)
+        free(self.s.services)
+        free(self.s.service_of[0])
+        free(self.s.service_of[1])
+        free(self.s.range_host)
+        free(self.s.range_base)
+        free(self.s.guide)
 
     cdef _set_services(self, ports):
         cdef uint32_t i = 0
         if len(ports) > 2 * 65535:
             raise ValueError("more ports than there are")
-        self.ports_ = len(ports)
-        self.reciprocal = <uint64_t>0xFFFFFFFFFFFFFFFF // self.ports_
-        self.services = <service_t *>calloc(self.ports_, sizeof(service_t))
-        if self.services == NULL:
+        self.s.ports = len(ports)
+        self.s.reciprocal = <uint64_t>0xFFFFFFFFFFFFFFFF // self.s.ports
+        self.s.services = <service_t *>calloc(self.s.ports, sizeof(service_t))
+        if self.s.services == NULL:
             raise MemoryError
         for protocol, port in ports:
             if protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
                 raise ValueError(f"no such port: protocol {protocol}, port {port}")
-            self.services[i].protocol = protocol
-            self.services[i].port = port
+            self.s.services[i].protocol = protocol
+            self.s.services[i].port = port
             i += 1
 
     cdef _set_ranges(self, ranges4, ranges6):
         cdef size_t i = 0
         cdef uint64_t host = 0
-        self.range_count4 = len(ranges4)
-        self.range_count = self.range_count4 + len(ranges6)
+        self.s.range_count4 = len(ranges4)
+        self.s.range_count = self.s.range_count4 + len(ranges6)
         # one more than needed: calloc of nothing may be NULL
-        self.range_host = <uint64_t *>calloc(self.range_count + 1, sizeof(uint64_t))
-        self.range_base = <nray_number_t *>calloc(self.range_count + 1, sizeof(nray_number_t))
-        if self.range_host == NULL or self.range_base == NULL:
+        self.s.range_host = <uint64_t *>calloc(self.s.range_count + 1, sizeof(uint64_t))
+        self.s.range_base = <nray_number_t *>calloc(self.s.range_count + 1, sizeof(nray_number_t))
+        if self.s.range_host == NULL or self.s.range_base == NULL:
             raise MemoryError
         for ranges in (ranges4, ranges6):
             for first, last in ranges:
-                self.range_host[i] = host
-                self.range_base[i] = space_number(first)
+                self.s.range_host[i] = host
+                self.s.range_base[i] = space_number(first)
                 host += <uint64_t>(last - first + 1)
                 i += 1
 
@@ -164,102 +256,86 @@ cdef class Space:
         # are spread evenly, the search that follows it has a step or two, not log2(ranges).
         cdef size_t entries = 0
         cdef size_t i, at = 0
-        if self.range_count:
-            while ((self.addresses - 1) >> self.guide_shift) >= 2 * self.range_count:
-                self.guide_shift += 1
-            entries = ((self.addresses - 1) >> self.guide_shift) + 1
-        self.guide = <uint32_t *>calloc(entries + 1, sizeof(uint32_t))
-        if self.guide == NULL:
+        if self.s.range_count:
+            while ((self.s.addresses - 1) >> self.s.guide_shift) >= 2 * self.s.range_count:
+                self.s.guide_shift += 1
+            entries = ((self.s.addresses - 1) >> self.s.guide_shift) + 1
+        self.s.guide = <uint32_t *>calloc(entries + 1, sizeof(uint32_t))
+        if self.s.guide == NULL:
             raise MemoryError
         for i in range(entries):
-            while at + 1 < self.range_count and self.range_host[at + 1] <= i << self.guide_shift:
+            while at + 1 < self.s.range_count and self.s.range_host[at + 1] <= i << self.s.guide_shift:
                 at += 1
-            self.guide[i] = at
-        self.guide[entries] = self.range_count - 1 if entries else 0
+            self.s.guide[i] = at
+        self.s.guide[entries] = self.s.range_count - 1 if entries else 0
 
     cdef _set_order(self, key):
         cdef int i
-        nray_feistel_init(&self.order, self.total_)
+        nray_feistel_init(&self.s.order, self.s.total)
         stream = hashlib.shake_256(b"nray order 1\0" + bytes(key)).digest(8 * NRAY_FEISTEL_ROUNDS)
         for i in range(NRAY_FEISTEL_ROUNDS):
-            self.order.key[i] = int.from_bytes(stream[8 * i:8 * i + 8], "little")
+            self.s.order.key[i] = int.from_bytes(stream[8 * i:8 * i + 8], "little")
 
     @property
     def hosts(self):
-        return self.hosts_
+        return self.s.hosts
 
     @property
     def ports(self):
-        return self.ports_
+        return self.s.ports
 
     @property
     def total(self):
-        return self.total_
-
-    cdef inline size_t _range_of(self, uint64_t host) noexcept nogil:
-        """The range that holds a host below `addresses`."""
-        cdef uint64_t slot = host >> self.guide_shift
-        cdef size_t low = self.guide[slot]
-        cdef size_t high = self.guide[slot + 1]
-        cdef size_t middle
-        while low < high:
-            middle = low + (high - low + 1) // 2
-            if self.range_host[middle] <= host:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    cdef inline void _fill(self, uint64_t index, probe_t *out) noexcept nogil:
-        """The probe of an index below `total`."""
-        # A division by multiplication: the quotient is right or one too small, because index is
-        # at most 2^63 and the reciprocal is less than one off (Granlund, Montgomery 1994).
-        cdef uint64_t host = nray_mulhi(index, self.reciprocal)
-        cdef uint64_t rest = index - host * self.ports_
-        cdef size_t i
-        cdef nray_number_t address
-        if rest >= self.ports_:
-            rest -= self.ports_
-            host += 1
-        out.port = self.services[rest].port
-        out.protocol = self.services[rest].protocol
-        if host >= self.addresses:
-            out.family = 0
-            out.name = <uint32_t>(host - self.addresses)
-            memset(out.addr, 0, 16)
-            return
-        i = self._range_of(host)
-        address = nray_add(self.range_base[i], host - self.range_host[i])
-        out.name = 0
-        if i < self.range_count4:
-            out.family = 4
-            memset(out.addr, 0, 16)
-            nray_store4(out.addr, <uint32_t>address.lo)
-        else:
-            out.family = 6
-            nray_store6(out.addr, address)
+        return self.s.total
 
     cdef int locate(self, uint64_t position, probe_t *out) noexcept nogil:
-        """Fills `out` with the probe at a position in scan order; -1 if there is no such."""
-        if position >= self.total_:
-            return -1
-        self._fill(nray_feistel_forward(&self.order, position), out)
-        return 0
+        return space_locate(&self.s, position, out)
+
+    cdef make_findable(self):
+        """Tables for `space_find`, half a megabyte: made by those who want them."""
+        cdef uint32_t i
+        cdef int k
+        if self.s.service_of[0] != NULL:
+            return
+        for k in range(2):
+            self.s.service_of[k] = <uint32_t *>calloc(65536, sizeof(uint32_t))
+            if self.s.service_of[k] == NULL:
+                raise MemoryError
+        for i in range(self.s.ports):
+            k = self.s.services[i].protocol == PROTO_UDP
+            self.s.service_of[k][self.s.services[i].port] = i + 1
+
+    def find(self, int family, address, int protocol, int port):
+        cdef probe_t probe
+        cdef int64_t position
+        if family not in (4, 6) or protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
+            raise ValueError(f"no such probe: family {family}, protocol {protocol}, port {port}")
+        memset(&probe, 0, sizeof(probe))
+        probe.family = family
+        probe.protocol = protocol
+        probe.port = port
+        if family == 4:
+            nray_store4(probe.addr, address)
+        else:
+            nray_store6(probe.addr, space_number(address))
+        self.make_findable()
+        position = space_find(&self.s, &probe)
+        return None if position < 0 else position
 
     def index(self, position):
-        if not 0 <= position < self.total_:
-            raise IndexError(f"position {position} of {self.total_}")
-        return nray_feistel_forward(&self.order, position)
+        if not 0 <= position < self.s.total:
+            raise IndexError(f"position {position} of {self.s.total}")
+        return nray_feistel_forward(&self.s.order, position)
 
     def position(self, index):
-        if not 0 <= index < self.total_:
-            raise IndexError(f"index {index} of {self.total_}")
-        return nray_feistel_backward(&self.order, index)
+        if not 0 <= index < self.s.total:
+            raise IndexError(f"index {index} of {self.s.total}")
+        return nray_feistel_backward(&self.s.order, index)
 
     def at(self, position):
         cdef probe_t probe
-        if not 0 <= position < self.total_:
-            raise IndexError(f"position {position} of {self.total_}")
+        if not 0 <= position < self.s.total:
+            raise IndexError(f"position {position} of {self.s.total}")
         self.locate(position, &probe)
         if probe.family == 0:
             host = probe.name
@@ -279,10 +355,10 @@ cdef class Space:
         cdef bytes name
         if start < 0 or count < 0:
             raise IndexError(f"no slice of {count} from {start}")
-        if <uint64_t>len(names) != self.hosts_ - self.addresses:
+        if <uint64_t>len(names) != self.s.hosts - self.s.addresses:
             raise ValueError("as many names are needed as the space has")
-        position = min(start, self.total_)
-        end = min(start + count, self.total_)
+        position = min(start, self.s.total)
+        end = min(start + count, self.s.total)
         text = <char *>malloc(size)
         if text == NULL:
             raise MemoryError
@@ -333,7 +409,7 @@ cdef class Space:
             memcpy(&position, record, 8)  # little-endian, as is every machine we build for
             memcpy(&rtt, record + 24, 4)
             if self.locate(position, &probe) < 0:
-                raise ValueError(f"hit at {position}, beyond the space of {self.total_}")
+                raise ValueError(f"hit at {position}, beyond the space of {self.s.total}")
             if probe.family == 0:
                 name = probe.name
                 probe.family = record[31]
@@ -372,63 +448,77 @@ cdef bint record_plausible(const probe_t *probe) noexcept nogil:
     return True
 
 
+# Sorted, disjoint, inclusive ranges of addresses.
+cdef struct ranges_t:
+    size_t count4
+    size_t count6
+    uint32_t *first4
+    uint32_t *last4
+    nray_number_t *first6
+    nray_number_t *last6
+
+
+cdef inline bint ranges_cover4(const ranges_t *r, uint32_t address) noexcept nogil:
+    cdef size_t rank = nray_rank4(r.first4, r.count4, address)
+    return rank > 0 and address <= r.last4[rank - 1]
+
+
+cdef inline bint ranges_cover6(const ranges_t *r, nray_number_t address) noexcept nogil:
+    cdef size_t rank
+    if nray_is_mapped(address):
+        return ranges_cover4(r, <uint32_t>address.lo)
+    rank = nray_rank6(r.first6, r.count6, address)
+    return rank > 0 and nray_at_most(address, r.last6[rank - 1])
+
+
+cdef inline bint ranges_cover(const ranges_t *r, const probe_t *probe) noexcept nogil:
+    """Whether a probe must not be sent; a name that is still to be resolved may be."""
+    if probe.family == 4:
+        return ranges_cover4(r, nray_load4(probe.addr))
+    if probe.family == 6:
+        return ranges_cover6(r, nray_load6(probe.addr))
+    return False
+
+
 cdef class Exclusions:
     """Addresses that must never be probed (see `_core.pyi`)."""
 
-    cdef size_t count4, count6
-    cdef uint32_t *first4
-    cdef uint32_t *last4
-    cdef nray_number_t *first6
-    cdef nray_number_t *last6
+    cdef ranges_t r
 
     def __cinit__(self, ranges4, ranges6):
         cdef size_t i
         check_ranges(ranges4, 32)
         check_ranges(ranges6, 128)
-        self.count4 = len(ranges4)
-        self.count6 = len(ranges6)
-        self.first4 = <uint32_t *>calloc(self.count4 + 1, sizeof(uint32_t))
-        self.last4 = <uint32_t *>calloc(self.count4 + 1, sizeof(uint32_t))
-        self.first6 = <nray_number_t *>calloc(self.count6 + 1, sizeof(nray_number_t))
-        self.last6 = <nray_number_t *>calloc(self.count6 + 1, sizeof(nray_number_t))
-        if not (self.first4 and self.last4 and self.first6 and self.last6):
+        self.r.count4 = len(ranges4)
+        self.r.count6 = len(ranges6)
+        self.r.first4 = <uint32_t *>calloc(self.r.count4 + 1, sizeof(uint32_t))
+        self.r.last4 = <uint32_t *>calloc(self.r.count4 + 1, sizeof(uint32_t))
+        self.r.first6 = <nray_number_t *>calloc(self.r.count6 + 1, sizeof(nray_number_t))
+        self.r.last6 = <nray_number_t *>calloc(self.r.count6 + 1, sizeof(nray_number_t))
+        if not (self.r.first4 and self.r.last4 and self.r.first6 and self.r.last6):
             raise MemoryError
         for i, (first, last) in enumerate(ranges4):
-            self.first4[i] = first
-            self.last4[i] = last
+            self.r.first4[i] = first
+            self.r.last4[i] = last
         for i, (first, last) in enumerate(ranges6):
-            self.first6[i] = space_number(first)
-            self.last6[i] = space_number(last)
+            self.r.first6[i] = space_number(first)
+            self.r.last6[i] = space_number(last)
 
     def __dealloc__(self):
-        free(self.first4)
-        free(self.last4)
-        free(self.first6)
-        free(self.last6)
-
-    cdef inline bint _covers4(self, uint32_t address) noexcept nogil:
-        cdef size_t rank = nray_rank4(self.first4, self.count4, address)
-        return rank > 0 and address <= self.last4[rank - 1]
-
-    cdef inline bint _covers6(self, nray_number_t address) noexcept nogil:
-        cdef size_t rank
-        if nray_is_mapped(address):
-            return self._covers4(<uint32_t>address.lo)
-        rank = nray_rank6(self.first6, self.count6, address)
-        return rank > 0 and nray_at_most(address, self.last6[rank - 1])
+        free(self.r.first4)
+        free(self.r.last4)
+        free(self.r.first6)
+        free(self.r.last6)
 
     cdef bint covers_probe(self, const probe_t *probe) noexcept nogil:
-        """Whether a probe must not be sent; a name that is still to be resolved may be."""
-        if probe.family == 4:
-            return self._covers4(nray_load4(probe.addr))
-        if probe.family == 6:
-            return self._covers6(nray_load6(probe.addr))
-        return False
+        return ranges_cover(&self.r, probe)
 
     def covers(self, int family, address):
         if family not in (4, 6) or address < 0 or address >> (32 if family == 4 else 128):
             raise ValueError(f"no IPv{family} address: {address}")
-        return self._covers4(address) if family == 4 else self._covers6(space_number(address))
+        if family == 4:
+            return ranges_cover4(&self.r, address)
+        return ranges_cover6(&self.r, space_number(address))
 
 
 def _locate_benchmark(

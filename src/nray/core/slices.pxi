@@ -1,0 +1,311 @@
+# What every engine keeps: the slices that it was given, what became of their probes, and what a
+# UDP probe carries.
+#
+# What must never happen: a slice reported as ended before its last hit was (hits and the end leave
+# by one `take`); a hit kept of a slice that is gone.
+
+from libc.errno cimport (
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EALREADY, ECONNABORTED,
+    ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, EISCONN, EMFILE, ENETUNREACH, ENFILE,
+    ENOBUFS, ENOMEM, EPERM, EPIPE, ETIMEDOUT,
+)
+
+cdef enum:
+    # Records that wait to be taken. A quarter is head-room: one round of an engine's loop makes
+    # fewer hits than that.
+    HITS_MAX = 8192
+    HITS_FULL = 6144
+    # Slices known at once: two that are being started and those that wait for their last
+    # answers.
+    SLICES_MAX = 1024
+    ERRORS_MAX = 8
+    COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
+
+# Of a UDP probe: it stays within one packet of any path.
+PAYLOAD_BYTES_MAX = 1400
+
+# A hit waits this long for others to travel with.
+cdef int64_t FLUSH_NS = 5_000_000
+
+cdef struct listed_t:       # a probe given one by one, where names were resolved
+    probe_t probe
+    uint64_t position
+
+cdef struct slice_t:
+    uint64_t start
+    uint64_t count
+    uint64_t begun          # how many of `count` were started
+    uint64_t lease
+    int64_t outstanding
+    # open, closed, filtered, open|filtered, error, excluded, skipped, addresses, refused
+    int64_t counts[COUNTS]
+    uint32_t errors[ERRORS_MAX]
+    listed_t *listed
+    uint8_t used
+    uint8_t ended
+
+
+cdef inline bint is_ours(int code) noexcept nogil:
+    """Whether an errno says that this machine lacked something, so that trying later helps."""
+    return (code == EMFILE or code == ENFILE or code == ENOBUFS or code == ENOMEM
+            or code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN)
+
+
+cdef inline uint8_t own_reason(int code) noexcept nogil:
+    if code == EMFILE or code == ENFILE:
+        return REASON_DESCRIPTORS
+    if code == ENOBUFS or code == ENOMEM:
+        return REASON_BUFFERS
+    if code == EADDRNOTAVAIL or code == EADDRINUSE or code == EAGAIN:
+        return REASON_PORTS
+    if code == ENETUNREACH or code == EHOSTUNREACH or code == EAFNOSUPPORT:
+        return REASON_UNREACHABLE_HERE
+    if code == EACCES or code == EPERM:
+        return REASON_FORBIDDEN_HERE
+    return REASON_LOCAL
+
+
+cdef class SliceBook:
+    """The part that `Engine` and `RawEngine` share; no engine by itself."""
+
+    cdef slice_t *slices
+    cdef int32_t slices_used, ended
+    cdef hit_t *hits
+    cdef int32_t *hit_slices
+    cdef int32_t hits_used
+    cdef uint32_t mask
+    cdef int64_t first_hit, sent_
+    cdef bint paused_, control_ready, fast, idle_told
+    cdef Bucket bucket
+    cdef Policy policy
+    cdef dict kept
+    cdef bytes payload_
+    cdef const uint8_t *payload_text
+    cdef size_t payload_text_size
+    cdef dict payloads_
+    cdef const uint8_t **payload_at
+    cdef uint16_t *payload_size
+
+    def __cinit__(self, *_, **__):
+        self.kept = {}
+        self.slices = <slice_t *>calloc(SLICES_MAX, sizeof(slice_t))
+        self.hits = <hit_t *>malloc(HITS_MAX * sizeof(hit_t))
+        self.hit_slices = <int32_t *>malloc(HITS_MAX * sizeof(int32_t))
+        self.payload_at = <const uint8_t **>calloc(65536, sizeof(void *))
+        self.payload_size = <uint16_t *>calloc(65536, sizeof(uint16_t))
+        if (self.slices == NULL or self.hits == NULL or self.hit_slices == NULL
+                or self.payload_at == NULL or self.payload_size == NULL):
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef int32_t i
+        if self.slices != NULL:
+            for i in range(SLICES_MAX):
+                free(self.slices[i].listed)
+        free(self.slices)
+        free(self.hits)
+        free(self.hit_slices)
+        free(<void *>self.payload_at)
+        free(self.payload_size)
+
+    cdef settle(self, Bucket bucket, states, bytes payload, payloads, bint fast, Policy policy):
+        """Keep what an engine is told at its making. ValueError: a state, a payload, a port."""
+        self.bucket = bucket
+        self.mask = 1 << STATE_OPEN
+        for state in states:
+            self.mask |= 1 << STATES.index(state)
+        self.mask &= ~<uint32_t>1
+        self.fast = fast
+        self.policy = policy
+        self.keep_payloads(payload, payloads)
+
+    cdef keep_payloads(self, bytes payload, payloads):
+        # The bytes objects are kept, so that pointers into them stay good.
+        self.payload_ = payload
+        self.payload_text = <const uint8_t *><const char *>self.payload_
+        self.payload_text_size = len(payload)
+        self.payloads_ = {int(port): bytes(data) for port, data in payloads.items()}
+        for data in (payload, *self.payloads_.values()):
+            if len(data) > PAYLOAD_BYTES_MAX:
+                raise ValueError(
+                    f"a UDP payload has at most {PAYLOAD_BYTES_MAX} bytes, to fit one packet")
+        for port, data in self.payloads_.items():
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is no UDP port")
+            self.payload_at[<int>port] = <const uint8_t *><char *>(<bytes>data)
+            self.payload_size[<int>port] = <uint16_t>len(data)
+
+    cdef check_slice(self, uint64_t start, uint64_t count, Space space, bint names):
+        if count == 0 or start + count > <uint64_t>space.total or start + count < start:
+            raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
+        if not names and space.s.hosts > space.s.addresses:
+            raise ValueError("a slice of names needs their addresses: add_names")
+
+    cdef int32_t list_names(self, uint64_t lease, uint64_t start, uint64_t count, Space space,
+                            Exclusions exclusions, addresses) except -1:
+        """A new slice with its probes listed."""
+        cdef uint64_t position
+        cdef probe_t probe
+        cdef listed_t *one
+        cdef slice_t *slice
+        cdef list found = []
+        cdef int64_t more = 0, unresolved = 0
+        cdef int32_t i
+        self.check_slice(start, count, space, True)
+        for position in range(start, start + count):
+            if space.locate(position, &probe) != 0:
+                raise ValueError(f"no probe at position {position}")
+            if probe.family != 0:
+                found.append((position, None, probe.port, probe.protocol))
+                continue
+            where = addresses.get(probe.name)
+            if where is None:
+                raise ValueError(f"name {probe.name} is not among the addresses")
+            if not where:
+                unresolved += 1
+            for address in where:
+                if len(address) not in (4, 16) and (address or self.policy is None):
+                    raise ValueError(f"name {probe.name}: an address is 4 or 16 bytes")
+                found.append((position, address, probe.port, probe.protocol))
+            more += max(0, len(where) - 1)
+        i = self.new_slice(lease, start, max(1, len(found)))
+        slice = &self.slices[i]
+        slice.count = len(found)
+        slice.counts[7] = more
+        slice.counts[4] = unresolved
+        slice.errors[REASON_UNRESOLVED - REASON_DESCRIPTORS] = <uint32_t>unresolved
+        slice.listed = <listed_t *>calloc(max(1, len(found)), sizeof(listed_t))
+        if slice.listed == NULL:
+            slice.used = 0
+            self.slices_used -= 1
+            raise MemoryError
+        one = slice.listed
+        for position, address, port, protocol in found:
+            one.position = position
+            if address is None:
+                space.locate(position, &one.probe)
+            else:
+                data = <bytes>address
+                one.probe.family = 4 if len(data) == 4 else 6 if data else 0
+                memcpy(one.probe.addr, <const char *>data, len(data))
+                one.probe.port = port
+                one.probe.protocol = protocol
+            one += 1
+        self.kept[i] = (space, exclusions)
+        return i
+
+    cdef int32_t new_slice(self, uint64_t lease, uint64_t start, uint64_t count) except -1:
+        cdef int32_t i
+        for i in range(SLICES_MAX):
+            if not self.slices[i].used:
+                break
+        else:
+            raise RuntimeError("too many slices are open")
+        memset(&self.slices[i], 0, sizeof(slice_t))
+        self.slices[i].lease = lease
+        self.slices[i].start = start
+        self.slices[i].count = count
+        self.slices[i].used = 1
+        self.slices_used += 1
+        return i
+
+    cdef void forget(self, int32_t i) noexcept:
+        """The slice is gone, and what was kept for it."""
+        free(self.slices[i].listed)
+        memset(&self.slices[i], 0, sizeof(slice_t))
+        self.slices_used -= 1
+        self.kept.pop(i, None)
+
+    @property
+    def slices_open(self):
+        """Slices added and not yet ended by `take`."""
+        return self.slices_used
+
+    @property
+    def sent(self):
+        """Probes started, tries again included."""
+        return self.sent_
+
+    @property
+    def paused(self):
+        """Whether new probes are held back; those in flight go on."""
+        return self.paused_
+
+    @paused.setter
+    def paused(self, bint value):
+        self.paused_ = value
+
+    def take(self):
+        """Take what there is to report, slice by slice.
+
+        Returns:
+            a list of ``(lease, hits, done, counts, errors)``: packed hits; whether the slice has
+            ended; then only, nine counts in the order of `nray.wire.messages.Counts` and how
+            often each reason made an error.
+        """
+        cdef int32_t i, first, slice
+        cdef dict parts = {}
+        cdef const uint8_t *base = <const uint8_t *>self.hits
+        i = 0
+        while i < self.hits_used:
+            first = i
+            slice = self.hit_slices[i]
+            while i < self.hits_used and self.hit_slices[i] == slice:
+                i += 1
+            parts.setdefault(slice, []).append(base[first * 32:i * 32])
+        self.hits_used = 0
+        reports = []
+        for slice, chunks in parts.items():
+            if not self.slices[slice].ended:
+                reports.append((self.slices[slice].lease, b"".join(chunks), False, (), {}))
+        if self.ended:
+            for i in range(SLICES_MAX):
+                if self.slices[i].ended:
+                    reports.append(self.close_slice(i, b"".join(parts.get(i, ()))))
+            self.ended = 0
+        return reports
+
+    cdef tuple close_slice(self, int32_t i, bytes hits):
+        cdef slice_t *slice = &self.slices[i]
+        cdef int k
+        counts = tuple(slice.counts[k] for k in range(COUNTS))
+        errors = {
+            REASONS[REASON_DESCRIPTORS + k]: slice.errors[k]
+            for k in range(ERRORS_MAX) if slice.errors[k]
+        }
+        lease = slice.lease
+        self.forget(i)
+        return lease, hits, True, counts, errors
+
+    cdef int left_out(self, const ranges_t *excluded, const probe_t *probe) noexcept nogil:
+        """As what a probe that must not be sent is counted; -1 for one that may be."""
+        if excluded != NULL and ranges_cover(excluded, probe):
+            return 5
+        if self.policy is not None and self.policy.refuses_probe(probe):
+            return 8
+        if self.fast and probe.protocol == PROTO_UDP and self.payload_at[probe.port] == NULL:
+            return 6
+        return -1
+
+    cdef void put_down(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
+                       uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
+        """Count how a probe ended; make a hit of it if such are asked for."""
+        cdef hit_t *hit
+        self.slices[slice].counts[state - 1] += 1
+        if state == STATE_ERROR:
+            self.slices[slice].errors[reason - REASON_DESCRIPTORS] += 1
+        if not self.mask & (1 << state):
+            return
+        if self.hits_used == 0:
+            self.first_hit = monotonic_ns()
+        hit = &self.hits[self.hits_used]
+        memset(hit, 0, sizeof(hit_t))
+        hit.position = position
+        memcpy(hit.addr, probe.addr, 4 if probe.family == 4 else 16)
+        hit.rtt_us = <uint32_t>min(rtt_us, <int64_t>0xFFFFFFFF)
+        hit.ttl = ttl
+        hit.state = state
+        hit.reason = reason
+        hit.family = probe.family
+        self.hit_slices[self.hits_used] = slice
+        self.hits_used += 1

@@ -1,0 +1,616 @@
+"""The raw engine on a network of which the test is the far end: it sees each packet, and answers
+what it likes, when it likes. Over Ethernet frames and raw IP sockets, IPv4 and IPv6 alike.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from core_lab import (
+    ACK,
+    ALL_STATES,
+    COUNTED,
+    RST,
+    SYN,
+    Drive,
+    Ended,
+    bucket,
+    inside,
+    run,
+    space,
+    tcp,
+)
+from lab.namespaces import Namespace, require
+from nray import _core
+from raw_lab import (
+    NEXT_MAC,
+    FarEnd,
+    icmp_error,
+    source_port,
+    taken_apart,
+    target_of,
+    tcp_answer,
+)
+
+pytestmark = pytest.mark.lab
+
+BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
+
+
+@pytest.fixture(params=["tap", "tun"])
+def far(alone: Namespace, request: pytest.FixtureRequest) -> Iterator[FarEnd]:
+    with inside(alone), FarEnd(alone, request.param == "tap") as made:
+        yield made
+
+
+@pytest.fixture
+def tap(alone: Namespace) -> Iterator[FarEnd]:
+    with inside(alone), FarEnd(alone, True) as made:
+        yield made
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def hosts(version: int, last: int, *ports: int) -> _core.Space:
+    """Addresses 1 to ``last`` (below 10) of the network, and these TCP ports."""
+    return space([f"{BASE[version]}1-{BASE[version]}{last}"], tcp(*ports))
+
+
+def check(ended: Ended, count: int) -> None:
+    """The law: counts add up, each position has one hit at most, and both agree."""
+    assert ended.done == 1
+    assert sum(ended.counts[name] for name in COUNTED if name != "more") == count
+    told = Counter(hit.state for hit in ended.hits)
+    assert told == Counter({name: ended.counts[name] for name in ALL_STATES if ended.counts[name]})
+    assert sum(ended.errors.values()) == ended.counts["error"]
+    assert len(ended.states) == len(ended.hits)
+
+
+def told(where: _core.Space, ended: Ended) -> dict[tuple[str, int], tuple[str, str]]:
+    return {(hit.address, where.at(hit.position)[3]): (hit.state, hit.reason) for hit in ended.hits}
+
+
+ERRORS = {
+    4: {
+        (3, 0): "net-unreach",
+        (3, 1): "host-unreach",
+        (3, 2): "proto-unreach",
+        (3, 3): "port-unreach",
+        (3, 9): "net-prohibited",
+        (3, 10): "host-prohibited",
+        (3, 13): "admin-prohibited",
+        (11, 0): "time-exceeded",
+        (12, 0): "param-problem",
+    },
+    6: {
+        (1, 0): "no-route",
+        (1, 1): "admin-prohibited",
+        (1, 3): "host-unreach",
+        (1, 4): "port-unreach",
+        (1, 5): "admin-prohibited",
+        (1, 6): "reject-route",
+        (3, 0): "time-exceeded",
+        (4, 0): "param-problem",
+    },
+}
+
+
+def test_states_and_reasons(far: FarEnd, version: int) -> None:
+    where = hosts(version, 2, *range(1, 13))
+    engine = far.engine()
+    drive = Drive(engine)
+    probes = far.start(drive, where)
+    assert len({target_of(probe) for probe in probes}) == where.total
+    first, last = engine.source_ports
+    assert all(first <= source_port(probe, version) <= last for probe in probes)
+    if far.ethernet:
+        assert {probe[:6] for probe in probes} == {NEXT_MAC}
+    wanted = {}
+    kinds = list(ERRORS[version].items())
+    for probe in probes:
+        address, port = target_of(probe)
+        wanted[address, port] = ("filtered", "no-response")
+        if port == 1:
+            far.put(tcp_answer(probe, SYN | ACK))
+            wanted[address, port] = ("open", "syn-ack")
+        elif port == 2:
+            far.put(tcp_answer(probe, RST | ACK))
+            wanted[address, port] = ("closed", "reset")
+        elif port - 3 < len(kinds):
+            (kind, code), reason = kinds[port - 3]
+            far.put(icmp_error(probe, kind, code))
+            wanted[address, port] = ("filtered", reason)
+    ended = drive.to_end()
+    check(ended, where.total)
+    assert told(where, ended) == wanted
+    assert engine.sent == where.total
+    assert (engine.drops, engine.duplicates, engine.in_flight) == (0, 0, 0)
+
+
+def test_ttl_and_time_of_an_answer(far: FarEnd) -> None:
+    where = hosts(4, 1, 80)
+    drive = Drive(far.engine())
+    (probe,) = far.start(drive, where)
+    far.put(tcp_answer(probe, SYN | ACK))
+    packed = b""
+    while drive.engine.slices_open:
+        drive.engine.pump(0.1)
+        packed += b"".join(hits for _, hits, *_ in drive.engine.take())
+    _, _, rtt_us, ttl, *_ = struct.unpack(_core.HIT_FORMAT, packed)
+    assert ttl == 55
+    assert 0 < rtt_us < 5_000_000
+
+
+def test_forged_answers_count_for_nothing(far: FarEnd, version: int) -> None:
+    where = hosts(version, 1, 80, 81)
+    drive = Drive(far.engine())
+    for probe in far.start(drive, where):
+        far.put(tcp_answer(probe, SYN | ACK, ahead=2))
+        far.put(tcp_answer(probe, RST | ACK, ahead=-5))
+        forged = bytearray(probe)
+        forged[14 + (20 if version == 4 else 40) + 5] ^= 1
+        far.put(icmp_error(bytes(forged), 3 if version == 4 else 1, 1))
+        # an answer of a port that was not asked, with the number of one that was
+        forged = bytearray(tcp_answer(probe, SYN | ACK))
+        forged[(20 if version == 4 else 40) + 1] ^= 0x80
+        far.put(bytes(forged))
+    ended = drive.to_end()
+    assert set(told(where, ended).values()) == {("filtered", "no-response")}
+
+
+def test_the_first_answer_counts_and_others_are_dropped(far: FarEnd, version: int) -> None:
+    where = hosts(version, 2, 80)
+    engine = far.engine(tcp_timeout_s=0.2)
+    drive = Drive(engine)
+    first, second = far.start(drive, where)
+    far.put(tcp_answer(first, SYN | ACK))
+    far.put(tcp_answer(first, RST | ACK))
+    far.put(tcp_answer(first, SYN | ACK))
+    far.put(tcp_answer(second, RST))
+    far.put(tcp_answer(second, SYN | ACK))
+    drive.until(lambda: bool(drive.leases.get(1) and drive.leases[1].done))
+    assert told(where, drive.leases[1]) == {
+        target_of(first): ("open", "syn-ack"),
+        target_of(second): ("closed", "reset"),
+    }
+    assert engine.sent == 2
+
+
+def test_answers_after_the_end_are_nobodys(far: FarEnd) -> None:
+    where = hosts(4, 1, 80)
+    engine = far.engine(tcp_timeout_s=0.01)
+    drive = Drive(engine)
+    (probe,) = far.start(drive, where)
+    drive.to_end()
+    far.put(tcp_answer(probe, SYN | ACK))
+    drive.pump(0.02)
+    assert told(where, drive.leases[1]) == {target_of(probe): ("filtered", "no-response")}
+
+
+# ── passes ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_what_is_silent_is_sent_again(far: FarEnd, version: int) -> None:
+    """The second pass begins after the first has ended, and asks those that did not answer."""
+    where = hosts(version, 4, 80, 81)
+    engine = far.engine(retries=2, tcp_timeout_s=0.05)
+    drive = Drive(engine)
+    first = far.start(drive, where)
+    assert far.probes(0.1) == [], "a second probe while the slice rests"
+    answered = {target_of(probe) for probe in first[:3]}
+    for probe in first[:3]:
+        far.put(tcp_answer(probe, SYN | ACK))
+    second = far.gather(drive, 5)
+    assert {target_of(probe) for probe in second} == {target_of(p) for p in first} - answered
+    # as a retransmission has it: same ports, same number
+    assert {probe[14:] for probe in second} <= {probe[14:] for probe in first}
+    far.put(tcp_answer(second[0], RST | ACK))
+    far.put(icmp_error(second[1], *((3, 13) if version == 4 else (1, 1))))
+    third = far.gather(drive, 3)
+    assert [target_of(probe) for probe in third] == [target_of(probe) for probe in second[2:]]
+    far.put(tcp_answer(third[2], SYN | ACK))
+    ended = drive.to_end()
+    check(ended, where.total)
+    states = Counter(told(where, ended).values())
+    assert states == {
+        ("open", "syn-ack"): 4,
+        ("closed", "reset"): 1,
+        ("filtered", "admin-prohibited"): 1,
+        ("filtered", "no-response"): 2,
+    }
+    assert engine.sent == 8 + 5 + 3
+    # a time is told only where it is known which probe was answered
+    timed = {hit.position for hit in ended.hits if hit.rtt_us}
+    assert {where.at(position)[1:] for position in timed} == {
+        (int(ip_address(address)), 6, port) for address, port in answered
+    }
+
+
+def test_a_slice_that_rests_does_not_hold_others_back(far: FarEnd) -> None:
+    one, two = hosts(4, 3, 80), hosts(4, 3, 443)
+    drive = Drive(far.engine(retries=1, tcp_timeout_s=0.05))
+    drive.engine.add_slice(1, 0, one.total, one, None)
+    drive.engine.add_slice(2, 0, two.total, two, None)
+    assert [target_of(probe)[1] for probe in far.gather(drive, 6)] == [80] * 3 + [443] * 3
+    again = [target_of(probe)[1] for probe in far.gather(drive, 6)]
+    assert Counter(again) == {80: 3, 443: 3}
+    drive.to_end()
+    assert drive.leases[1].counts["filtered"] == drive.leases[2].counts["filtered"] == 3
+
+
+def test_a_slice_ends_as_soon_as_all_have_answered(far: FarEnd) -> None:
+    where = hosts(4, 9, 80)
+    engine = far.engine(retries=5, tcp_timeout_s=1000)
+    drive = Drive(engine)
+    for probe in far.start(drive, where):
+        far.put(tcp_answer(probe, RST | ACK))
+    assert drive.to_end(5).counts["closed"] == 9
+
+
+def test_silence_is_counted_unasked_and_told_if_asked(far: FarEnd) -> None:
+    where = hosts(4, 9, *range(1, 300))
+    quiet = run(far.engine(states=(), tcp_timeout_s=0.02), where)
+    assert quiet.hits == []
+    assert quiet.counts["filtered"] == where.total
+    ended = run(far.engine(tcp_timeout_s=0.02), where)
+    check(ended, where.total)
+    assert {hit.state for hit in ended.hits} == {"filtered"}
+
+
+def test_more_silent_ones_than_there_is_room_for_hits(far: FarEnd) -> None:
+    where = space(["198.18.0.0-198.18.0.255"], tcp(*range(1, 101)))
+    engine = far.engine(tcp_timeout_s=0.02)
+    ended = run(engine, where)
+    check(ended, where.total)
+    assert set(ended.states) == set(range(where.total))
+
+
+def test_two_slices_of_one_space_and_slices_of_two(far: FarEnd, version: int) -> None:
+    """An answer finds its slice by its position, in whichever space that is."""
+    one = space([f"{BASE[version]}1-{BASE[version]}9"], tcp(80, 81))
+    two = space([f"{BASE[version]}5-{BASE[version]}7"], tcp(81))
+    drive = Drive(far.engine())
+    drive.engine.add_slice(1, 0, 7, one, None)
+    drive.engine.add_slice(2, 7, 11, one, None)
+    drive.engine.add_slice(3, 0, 3, two, None)
+    for probe in far.gather(drive, 21):
+        far.put(tcp_answer(probe, SYN | ACK if target_of(probe)[1] == 81 else RST | ACK))
+    drive.to_end()
+    for lease, where, first, count in [(1, one, 0, 7), (2, one, 7, 11), (3, two, 0, 3)]:
+        assert set(drive.leases[lease].states) == set(range(first, first + count))
+        for position, (state, _) in drive.leases[lease].states.items():
+            assert state == ("open" if where.at(position)[3] == 81 else "closed")
+
+
+# ── what must not be sent ───────────────────────────────────────────────────────────────────
+
+
+def test_nothing_goes_to_what_is_excluded_or_refused(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, 80, 81, 443)
+    numbers = [int(ip_address(f"{BASE[version]}{k}")) for k in range(10)]
+    bits = {4: ([], []), 6: ([], [])}
+    bits[version][0].extend([(numbers[2], numbers[3])])
+    excluded = _core.Exclusions(
+        bits[4][0] if version == 4 else [], bits[6][0] if version == 6 else []
+    )
+    outside = [(numbers[8], numbers[9])]
+    refused = _core.Exclusions(outside, []) if version == 4 else _core.Exclusions([], outside)
+    policy = _core.Policy(refused, [(6, 1, 400)])
+    engine = far.engine(retries=2, tcp_timeout_s=0.02, policy=policy)
+    drive = Drive(engine)
+    engine.add_slice(1, 0, where.total, where, excluded)
+    ended = drive.to_end()
+    sent = Counter(target_of(probe) for probe in far.probes())
+    allowed = {f"{BASE[version]}{k}" for k in (1, 4, 5, 6, 7)}
+    assert set(sent) == {(address, port) for address in allowed for port in (80, 81)}
+    assert set(sent.values()) == {3}
+    check(ended, where.total)
+    assert (ended.counts["excluded"], ended.counts["refused"]) == (6, 11)
+    assert ended.counts["filtered"] == 10
+    assert engine.sent == 30
+
+
+def test_a_slice_of_nothing_but_exclusions_ends(far: FarEnd) -> None:
+    where = hosts(4, 9, 80)
+    everything = _core.Exclusions([(0, 2**32 - 1)], [])
+    ended = run(far.engine(retries=3, tcp_timeout_s=100), where, everything)
+    assert ended.counts["excluded"] == 9
+    assert far.probes() == []
+
+
+# ── what this machine cannot do ─────────────────────────────────────────────────────────────
+
+
+def test_without_a_route_it_is_an_error(far: FarEnd) -> None:
+    where = space(["198.18.0.1", "198.19.0.77", "2001:db8:2::1"], tcp(80, 81))
+    ended = run(far.engine(retries=1, tcp_timeout_s=0.02), where)
+    check(ended, 6)
+    assert ended.errors == {"no-route-from-here": 4}
+    assert {target_of(probe)[0] for probe in far.probes()} == {"198.18.0.1"}
+
+
+def test_an_interface_that_is_down_is_no_silence(tap: FarEnd, alone: Namespace) -> None:
+    where = hosts(4, 2, 80)
+    engine = tap.engine()
+    alone.ip("link", "set", tap.name, "down")
+    ended = run(engine, where)
+    assert ended.errors == {"no-route-from-here": 2}
+    assert ended.counts["filtered"] == 0
+    assert engine.sent == 0
+
+
+def test_an_interface_that_comes_up_again_costs_nothing(tap: FarEnd, alone: Namespace) -> None:
+    where = hosts(4, 2, 80)
+    drive = Drive(tap.engine(tcp_timeout_s=0.05))
+    alone.ip("link", "set", tap.name, "down")
+    drive.engine.add_slice(1, 0, where.total, where, None)
+    for _ in range(3):
+        drive.pump(0.02)
+    alone.ip("link", "set", tap.name, "up")
+    for probe in tap.gather(drive, 2):
+        tap.put(tcp_answer(probe, RST | ACK))
+    assert drive.to_end().counts["closed"] == 2
+
+
+def test_a_firewall_of_this_machine_is_an_error_not_silence(alone: Namespace) -> None:
+    require("nft")
+    with inside(alone), FarEnd(alone, False) as tun:
+        alone.call(
+            ["nft", "-f", "-"],
+            "table inet t {\nchain o {\ntype filter hook output priority 0;\n"
+            "tcp dport 81 drop\n}\n}\n",
+        )
+        where = hosts(4, 3, 80, 81)
+        ended = run(tun.engine(tcp_timeout_s=0.05), where)
+        assert ended.errors == {"forbidden-here": 3}
+        assert {target_of(probe)[1] for probe in tun.probes()} == {80}
+
+
+# ── neighbours ──────────────────────────────────────────────────────────────────────────────
+
+
+def macs(number: int) -> bytes:
+    return bytes([2, 0, 0, 0, 1, number])
+
+
+def test_neighbours_are_asked_for_once_and_waited_for(tap: FarEnd, version: int) -> None:
+    where = hosts(version, 3, 80, 81)
+    engine = tap.engine(direct=True, tcp_timeout_s=0.05)
+    drive = Drive(engine)
+    engine.add_slice(1, 0, where.total, where, None)
+    drive.until(lambda: engine.sent == 0 and drive.pumps > 3, step_s=0.01)
+    wanted = engine.neighbours_wanted()
+    assert sorted(wanted) == [(0, ip_address(f"{BASE[version]}{k}").packed) for k in (1, 2, 3)]
+    assert engine.neighbours_wanted() == []
+    assert tap.probes() == []
+    engine.set_neighbour(0, wanted[0][1], macs(1))
+    probes = tap.gather(drive, 2)
+    assert {probe[:6] for probe in probes} == {macs(1)}
+    assert {taken_apart(probe)[1] for probe in probes} == {wanted[0][1]}
+    engine.set_neighbour(0, wanted[1][1], None)
+    engine.set_neighbour(0, wanted[2][1], macs(3))
+    assert {probe[:6] for probe in tap.gather(drive, 2)} == {macs(3)}
+    ended = drive.to_end()
+    check(ended, 6)
+    silent = str(ip_address(wanted[1][1]))
+    for (address, _), state in told(where, ended).items():
+        reason = "host-unreach" if address == silent else "no-response"
+        assert state == ("filtered", reason)
+    # what is known stays known, for the next slice too
+    engine.set_neighbour(0, wanted[1][1], macs(2))
+    engine.add_slice(2, 0, where.total, where, None)
+    assert len(tap.gather(drive, 6)) == 6
+    assert engine.neighbours_wanted() == []
+
+
+def test_a_neighbour_nobody_answers_for_is_given_up(tap: FarEnd) -> None:
+    ended = run(tap.engine(direct=True), hosts(4, 1, 80, 81))
+    assert ended.counts["filtered"] == 2
+    assert {hit.reason for hit in ended.hits} == {"host-unreach"}
+
+
+def test_more_neighbours_than_the_table_holds(tap: FarEnd) -> None:
+    """10,000 of 8,192: those that nobody waits for make room."""
+    where = space(["198.18.0.0-198.18.39.15"], tcp(80))
+    engine = tap.engine(direct=True, tcp_timeout_s=0.02, states=())
+    drive = Drive(engine)
+    engine.add_slice(1, 0, where.total, where, None)
+    asked = 0
+    while engine.slices_open:
+        drive.pump(0.05)
+        for link, address in engine.neighbours_wanted():
+            asked += 1
+            engine.set_neighbour(link, address, macs(address[3]))
+        for probe in tap.probes():
+            assert probe[:6] == macs(taken_apart(probe)[1][3])
+    assert asked == where.total
+    assert engine.sent == where.total
+    assert drive.leases[1].counts["filtered"] == where.total
+
+
+@pytest.mark.parametrize(
+    ("link", "address", "mac"),
+    [
+        (1, bytes(4), bytes(6)),
+        (-1, bytes(4), bytes(6)),
+        (0, bytes(5), bytes(6)),
+        (0, bytes(4), b""),
+    ],
+)
+def test_no_neighbour(tap: FarEnd, link: int, address: bytes, mac: bytes) -> None:
+    with pytest.raises(ValueError):
+        tap.engine().set_neighbour(link, address, mac)
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_names_share_addresses_and_have_several(far: FarEnd) -> None:
+    where = space([], tcp(80, 81), names=4)
+    one, two = ip_address("198.18.0.1").packed, ip_address("2001:db8:1::2").packed
+    engine = far.engine()
+    drive = Drive(engine)
+    addresses = {0: [one, two], 1: [one], 2: [], 3: [two]}
+    engine.add_names(1, 0, where.total, where, None, addresses)
+    for probe in far.gather(drive, 8):
+        port = target_of(probe)[1]
+        far.put(tcp_answer(probe, SYN | ACK if port == 80 else RST | ACK))
+    ended = drive.to_end()
+    found = Counter()
+    for hit in ended.hits:
+        _, name, _, port = where.at(hit.position)
+        found[name, hit.address, port, hit.state] += 1
+    assert found == {
+        (name, str(ip_address(address)), port, state): 1
+        for name, packed in addresses.items()
+        for address in packed
+        for port, state in ((80, "open"), (81, "closed"))
+    }
+    assert ended.counts["open"] == ended.counts["closed"] == 4
+    assert ended.errors == {"name-not-resolved": 2}
+    assert ended.counts["more"] == 2
+
+
+def test_thousands_of_names_at_one_address(tap: FarEnd) -> None:
+    where = space([], tcp(80), names=9000)
+    one = ip_address("198.18.0.1").packed
+    engine = tap.engine(tcp_timeout_s=5)
+    drive = Drive(engine)
+    engine.add_names(1, 0, 9000, where, None, {k: [one] for k in range(9000)})
+    (probe, *_) = tap.gather(drive, 1)
+    tap.put(tcp_answer(probe, SYN | ACK))
+    ended = drive.to_end()
+    check(ended, 9000)
+    assert ended.counts["open"] == 9000
+
+
+def test_a_name_that_the_policy_did_not_let_resolve_is_refused(far: FarEnd) -> None:
+    where = space([], tcp(80), names=1)
+    policy = _core.Policy(_core.Exclusions([], []), [(6, 1, 65535)])
+    engine = far.engine(policy=policy)
+    engine.add_names(1, 0, 1, where, None, {0: [b""]})
+    assert Drive(engine).to_end().counts["refused"] == 1
+
+
+# ── the worker's side ───────────────────────────────────────────────────────────────────────
+
+
+def test_the_control_descriptor_ends_a_pump(far: FarEnd) -> None:
+    near, other = socket.socketpair()
+    with near, other:
+        engine = far.engine(control_fd=near.fileno())
+        engine.pump(0)
+        other.send(b"x")
+        assert engine.pump(60)
+        near.recv(1)
+        assert not engine.pump(0.001)
+
+
+def test_paused_it_sends_nothing_and_hears_all(far: FarEnd) -> None:
+    where = hosts(4, 3, 80)
+    engine = far.engine(tcp_timeout_s=60)
+    drive = Drive(engine)
+    probes = far.start(drive, where)
+    engine.paused = True
+    more = hosts(4, 3, 81)
+    engine.add_slice(2, 0, more.total, more, None)
+    for probe in probes:
+        far.put(tcp_answer(probe, RST | ACK))
+    drive.until(lambda: drive.leases.get(1, Ended()).done == 1)
+    drive.pump(0.05)
+    assert far.probes() == []
+    assert engine.pending == 1
+    engine.paused = False
+    assert len(far.gather(drive, 3)) == 3
+
+
+def test_a_slice_more_is_asked_for_when_a_first_pass_is_over(far: FarEnd) -> None:
+    """`pump` comes back while the slice still waits for its answers."""
+    where = hosts(4, 3, 80)
+    engine = far.engine(tcp_timeout_s=60)
+    engine.pump(0)
+    for lease in (1, 2):
+        engine.add_slice(lease, 0, where.total, where, None)
+    assert engine.pending == 2
+    engine.pump(60)
+    assert engine.pending < 2
+    assert engine.slices_open == 2
+    assert engine.in_flight >= 3
+
+
+def test_slices_out_of_bounds(far: FarEnd) -> None:
+    where = hosts(4, 3, 80)
+    engine = far.engine()
+    for start, count in [(0, 0), (0, 4), (3, 1), (2**64 - 1, 2)]:
+        with pytest.raises(ValueError):
+            engine.add_slice(1, start, count, where, None)
+    huge = space(["198.18.0.0-198.18.127.255"], tcp(*range(1, 20000)))
+    with pytest.raises(ValueError, match="at most"):
+        engine.add_slice(1, 0, 2**28 + 1, huge, None)
+    with pytest.raises(ValueError, match="add_names"):
+        engine.add_slice(1, 0, 1, space([], tcp(80), names=1), None)
+    assert engine.slices_open == 0
+    for lease in range(1024):
+        engine.add_slice(lease, 0, 1, where, None)
+    with pytest.raises(RuntimeError):
+        engine.add_slice(2000, 0, 1, where, None)
+
+
+def test_every_packet_takes_a_turn_of_the_rate(far: FarEnd) -> None:
+    """Also one that is sent again; what is passed over takes none."""
+    where = hosts(4, 9, 80)
+    rate = bucket(0.001)
+    numbers = [int(ip_address(f"198.18.0.{k}")) for k in (1, 8)]
+    engine = far.engine(retries=1, tcp_timeout_s=0.01, shared=rate)
+    drive = Drive(engine)
+    engine.add_slice(1, 0, where.total, where, _core.Exclusions([tuple(numbers)], []))
+    (probe,) = far.gather(drive, 1)
+    assert target_of(probe) == ("198.18.0.9", 80)
+    for _ in range(8):
+        drive.pump(0.1)
+    assert far.probes() == [], "the second pass has begun, and its packet has no turn yet"
+    rate.set_rate(0)
+    assert len(far.gather(drive, 1)) == 1
+    assert drive.to_end().counts["excluded"] == 8
+    assert engine.sent == 2
+
+
+# ── sharing ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_shards_hear_their_own_answers_alone(far: FarEnd) -> None:
+    where = hosts(4, 9, 80)
+    engines = [far.engine(shard=k, shards=2, tcp_timeout_s=0.1) for k in range(2)]
+    ranges = [engine.source_ports for engine in engines]
+    assert ranges[0][1] + 1 == ranges[1][0]
+    drives = [Drive(engine) for engine in engines]
+    drives[1].engine.add_slice(1, 0, where.total, where, None)
+    for probe in far.start(drives[0], where):
+        far.put(tcp_answer(probe, SYN | ACK))
+    assert drives[0].to_end().counts["open"] == 9
+    far.probes()
+    assert drives[1].to_end().counts["filtered"] == 9
+
+
+def test_a_worker_that_takes_a_slice_over_hears_its_answers(far: FarEnd) -> None:
+    """Same key, same shard: the answers to a dead worker's probes carry the same cookies."""
+    where = hosts(4, 2, 80)
+    dead = Drive(far.engine())
+    probes = far.start(dead, where)
+    del dead
+    drive = Drive(far.engine(rate=0.001, tcp_timeout_s=0.1))
+    drive.engine.add_slice(2, 0, where.total, where, None)
+    drive.pump(0.01)
+    for probe in probes:
+        far.put(tcp_answer(probe, RST | ACK))
+    assert drive.to_end().counts["closed"] == 2
+    assert drive.engine.sent <= 1
