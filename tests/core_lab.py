@@ -155,7 +155,7 @@ class Drive:
                 ended.counts = dict(zip(COUNTED, counts, strict=True))
                 ended.errors = errors
 
-    def until(self, met: Callable[[], bool], limit_s: float = 10.0, step_s: float = 0.5) -> None:
+    def until(self, met: Callable[[], bool], limit_s: float = 60.0, step_s: float = 0.5) -> None:
         """Pump until the condition is met; fails the test when that takes too long."""
         deadline = time.monotonic() + limit_s
         while not met():

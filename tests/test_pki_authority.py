@@ -17,8 +17,12 @@ from nray.pki.errors import PkiError
 from nray.pki.keys import load_identity, load_trust
 from nray.pki.verify import PeerRejected, peer_name, verify_node, verify_server
 
-NOW = datetime.datetime.now(datetime.UTC)
 NAMES = ["localhost", "127.0.0.1", "::1", "*.lab.example", "bücher.example"]
+
+
+def now() -> datetime.datetime:
+    """Asked each time: in a long session this file was read longer ago than certificates begin."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,11 @@ def test_servers_and_nodes_are_accepted_for_what_they_are(ca: Pair) -> None:
     trust = [ca.certificate]
     server = issue_server(ca, NAMES, 7).certificate
     for name in ("localhost", "127.0.0.1", "[::1]", "a.lab.example", "bücher.example"):
-        verify_server(server, [], trust, peer_name(name), NOW)
+        verify_server(server, [], trust, peer_name(name), now())
     node = issue_node(ca, "vantage point 7", 7).certificate
-    assert verify_node(node, [], trust, NOW).identity == "vantage point 7"
+    assert verify_node(node, [], trust, now()).identity == "vantage point 7"
     named = issue_node(ca, "node7.lab", 7).certificate
-    assert verify_node(named, [], trust, NOW).identity == "node7.lab"
+    assert verify_node(named, [], trust, now()).identity == "node7.lab"
 
 
 def test_neither_can_pose_as_the_other(ca: Pair) -> None:
@@ -42,9 +46,9 @@ def test_neither_can_pose_as_the_other(ca: Pair) -> None:
     server = issue_server(ca, NAMES, 7).certificate
     node = issue_node(ca, "localhost", 7).certificate
     with pytest.raises(PeerRejected, match="wrong-use"):
-        verify_node(server, [], trust, NOW)
+        verify_node(server, [], trust, now())
     with pytest.raises(PeerRejected, match="wrong-use"):
-        verify_server(node, [], trust, peer_name("localhost"), NOW)
+        verify_server(node, [], trust, peer_name("localhost"), now())
 
 
 def test_openssl_agrees(ca: Pair, tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_openssl_agrees(ca: Pair, tmp_path: Path) -> None:
 
 
 def test_a_stock_policy_agrees(ca: Pair) -> None:
-    builder = PolicyBuilder().store(Store([ca.certificate])).time(NOW)
+    builder = PolicyBuilder().store(Store([ca.certificate])).time(now())
     server = issue_server(ca, NAMES, 7).certificate
     builder.build_server_verifier(x509.DNSName("localhost")).verify(server, [])
     builder.build_client_verifier().verify(issue_node(ca, "node7.lab", 7).certificate, [])
@@ -77,17 +81,17 @@ def test_a_leaf_ends_no_later_than_its_authority(ca: Pair) -> None:
     leaf = issue_node(ca, "a", 365).certificate
     assert leaf.not_valid_after_utc == ca.certificate.not_valid_after_utc
     short = issue_node(ca, "a", 1).certificate
-    assert abs(short.not_valid_after_utc - NOW - lab.DAY) < datetime.timedelta(minutes=5)
-    assert short.not_valid_before_utc < NOW
+    assert abs(short.not_valid_after_utc - now() - lab.DAY) < datetime.timedelta(minutes=5)
+    assert short.not_valid_before_utc < now()
 
 
 def test_the_authority_issues_no_authorities(ca: Pair) -> None:
     sub = lab.make_ca(
-        lab.cn("sub"), lab.Made(ca.certificate, ca.key), begin=NOW - lab.DAY, end=NOW + lab.DAY
+        lab.cn("sub"), lab.Made(ca.certificate, ca.key), begin=now() - lab.DAY, end=now() + lab.DAY
     )
-    leaf = lab.make(lab.cn("leaf"), sub, begin=NOW - lab.DAY, end=NOW + lab.DAY)
+    leaf = lab.make(lab.cn("leaf"), sub, begin=now() - lab.DAY, end=now() + lab.DAY)
     with pytest.raises(PeerRejected, match="wrong-use"):
-        verify_node(leaf.cert, [sub.cert], [ca.certificate], NOW)
+        verify_node(leaf.cert, [sub.cert], [ca.certificate], now())
 
 
 def test_an_authority_made_by_openssl_can_issue_too(tmp_path: Path) -> None:
@@ -98,8 +102,8 @@ def test_an_authority_made_by_openssl_can_issue_too(tmp_path: Path) -> None:
     lab.openssl(tmp_path, *request)
     identity = load_identity(tmp_path / "ca.pem", tmp_path / "ca-key.pem")
     leaf = issue_server(Pair(identity.leaf, identity.key), ["localhost"], 7).certificate
-    # openssl's certificates begin at the very second; NOW is when this file was read.
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1)
+    # openssl's certificates begin at the very second.
+    soon = now() + datetime.timedelta(minutes=1)
     verify_server(leaf, [], load_trust(tmp_path / "ca.pem"), peer_name("localhost"), soon)
 
 
@@ -130,7 +134,7 @@ def test_what_cannot_be_issued_is_an_error_of_the_user(ca: Pair, call) -> None:
 def test_a_long_name_of_a_server_is_no_common_name(ca: Pair) -> None:
     name = ".".join(["a" * 40] * 3)
     leaf = issue_server(ca, [name], 1).certificate
-    verify_server(leaf, [], [ca.certificate], peer_name(name), NOW)
+    verify_server(leaf, [], [ca.certificate], peer_name(name), now())
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────
