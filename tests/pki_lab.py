@@ -165,6 +165,38 @@ def make_ca(subject: x509.Name, issuer: Made | None = None, **odd: Any) -> Made:
     return make(subject, issuer, **{"ca": True, "key_usage": CA_USAGE, "eku": None, **odd})
 
 
+def make_crl(
+    issuer: Made,
+    *revoked: Made | int,
+    name: x509.Name | None = None,
+    begin: datetime.datetime = NOW - DAY,
+    end: datetime.datetime = NOW + 30 * DAY,
+    reason: x509.ReasonFlags | None = None,
+    extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    digest: hashes.HashAlgorithm | None = None,
+) -> x509.CertificateRevocationList:
+    """A list of revoked certificates, or of serial numbers. `name` poses as another issuer."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(name or issuer.cert.subject)
+        .last_update(begin)
+        .next_update(end)
+    )
+    for one in revoked:
+        serial = one if isinstance(one, int) else one.cert.serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin)
+        if reason is not None:
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    for extension, critical in extra:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(issuer.key, digest or hashes.SHA256())
+
+
+def crl_pem(*lists: x509.CertificateRevocationList) -> bytes:
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in lists)
+
+
 # ── files ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -225,15 +225,16 @@ def test_certificates_of_the_manual_are_good(tool: str, tmp_path: Path) -> None:
     from cryptography import x509
 
     from nray.pki.keys import load_identity, load_trust
-    from nray.pki.verify import peer_name, verify_node, verify_server
+    from nray.pki.revocation import load_revocations
+    from nray.pki.verify import PeerRejected, peer_name, verify_node, verify_server
 
     if shutil.which(tool) is None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{tool} is missing; in CI it must be there")
         pytest.skip(f"{tool} is not installed")
     page = (ROOT / "docs" / "tls.md").read_text()
-    (recipe,) = [b for b in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if f"\n{tool} " in b
-                 or b.startswith(f"{tool} ")]  # fmt: skip
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    recipe, *revoking = [block for block in blocks if f"\n{tool} " in f"\n{block}"]
     subprocess.run(
         ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=20
     )
@@ -249,6 +250,16 @@ def test_certificates_of_the_manual_are_good(tool: str, tmp_path: Path) -> None:
     )
     verify_server(server, [], trust, peer_name("localhost"), now)
     verify_node(client, [], trust, now)
+    for recipe in revoking:
+        subprocess.run(
+            ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=20,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        revocations = load_revocations(tmp_path / "revoked.pem", trust)
+        verify_server(server, [], trust, peer_name("localhost"), now, revocations)
+        with pytest.raises(PeerRejected, match="revoked"):
+            verify_node(client, [], trust, now, revocations)
+    assert len(revoking) == (tool == "openssl")
 
 
 # ── links ───────────────────────────────────────────────────────────────────────────────────

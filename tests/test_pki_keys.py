@@ -71,13 +71,15 @@ def test_a_key_that_others_may_read_is_warned_of(tmp_path: Path, mode: int, warn
 @pytest.mark.parametrize(
     ("days", "words"),
     [
-        (31, ""),
-        (30, "in 30 days"),
-        (1, "in 1 days"),
+        (7, ""),
+        (6.999, "in 6 days"),
+        (1, "in 1 day"),
+        (0.9, "in less than a day"),
+        (0, "in less than a day"),
         (-1, "expired on 2026-05-31"),
     ],
 )
-def test_the_end_of_a_certificate_is_warned_of(tmp_path: Path, days: int, words: str) -> None:
+def test_the_end_of_a_certificate_is_warned_of(tmp_path: Path, days: float, words: str) -> None:
     made = leaf(end=lab.NOW + days * lab.DAY)
     warnings = load(tmp_path, made).warnings
     assert len(warnings) == bool(words)

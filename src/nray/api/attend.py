@@ -12,11 +12,13 @@ from nray import UserError
 from nray.api.workers import ask_for_workers, start_fork_server
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     import trio
 
+    from nray.api.credentials import NodeCredentials, ServerCredentials
     from nray.node.client import Node, Secure
     from nray.node.policy import Policy
-    from nray.pki.endpoint import NodeTls
 
 log = logging.getLogger("nray.node")
 
@@ -38,6 +40,7 @@ class NodeTlsFiles:
     client_key: str | None = None
     server_name: str | None = None
     bundle: str | None = None
+    crl: str | None = None
 
     @property
     def wanted(self) -> bool:
@@ -50,6 +53,7 @@ class NodeTlsFiles:
             or self.client_key
             or self.server_name
             or self.bundle
+            or self.crl
         )
 
     @property
@@ -99,9 +103,10 @@ def attend(
             stay=stay,
             policy=keep_to,
         )
-        node = Node(options, fork_server, _secure(tls), primed)
+        secure, credentials = _secure(tls)
+        node = Node(options, fork_server, secure, primed)
         try:
-            return _run(node)
+            return _run(node, credentials, stay=stay)
         except UserError as error:
             raise _with_file(error, tls.shown) from error
     finally:
@@ -116,7 +121,7 @@ def _policy(path: str) -> Policy:
     return read
 
 
-def _run(node: Node) -> int:
+def _run(node: Node, credentials: NodeCredentials | None, *, stay: bool) -> int:
     import trio
 
     from nray.api import loop
@@ -125,8 +130,13 @@ def _run(node: Node) -> int:
 
     async def watch(scope: trio.CancelScope) -> None:
         nonlocal status
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
+        # A node of one scan ends with its terminal; one that stays is a service.
+        more = [signal.SIGHUP] if stay else []
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *more) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    read_again(credentials, log)
+                    continue
                 status = EXIT_INTERRUPTED
                 log.info("interrupted: what this node has not finished goes to others")
                 scope.cancel()
@@ -135,6 +145,8 @@ def _run(node: Node) -> int:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, nursery.cancel_scope)
+            if credentials is not None:
+                nursery.start_soon(credentials.watch)
             await node.run()
             nursery.cancel_scope.cancel()
 
@@ -142,14 +154,22 @@ def _run(node: Node) -> int:
     return status
 
 
+def read_again(credentials: ServerCredentials | NodeCredentials | None, to: Logger) -> None:
+    """What SIGHUP asks for."""
+    if credentials is None:
+        to.info("SIGHUP: there is no TLS, so nothing to read again")
+    elif not credentials.refresh(insist=True):
+        to.info("SIGHUP: certificates, keys and lists are as before")
+
+
 def _with_file(error: UserError, client_cert: str | None) -> UserError:
     """A refusal of this node's certificate also says which file that is."""
     if client_cert is None or "refuses this node: the certificate" not in error.message:
         return error
-    return type(error)(
-        error.message,
-        f"this node showed {client_cert}; the server takes what the authority in its TLS.CA issued",
-    )
+    right = "the server takes what the authority in its TLS.CA issued"
+    if error.message.endswith(("was revoked", "no longer valid")):
+        right = "it needs a new one"
+    return type(error)(error.message, f"this node showed {client_cert}; {right}")
 
 
 def _demand_loopback(host: str, allowed: bool) -> None:
@@ -191,10 +211,10 @@ async def _plain(stream: trio.abc.Stream, host: str) -> trio.abc.Stream:
     return stream
 
 
-def _secure(tls: NodeTlsFiles) -> Secure:
-    """What makes a connection secure, from the flags."""
+def _secure(tls: NodeTlsFiles) -> tuple[Secure, NodeCredentials | None]:
+    """What makes a connection secure, from the flags, and the files that it goes by."""
     if not tls.wanted:
-        return _plain
+        return _plain, None
     if tls.bundle:
         _demand_bundle_alone(tls)
     if bool(tls.client_cert) != bool(tls.client_key):
@@ -223,30 +243,31 @@ def _secure(tls: NodeTlsFiles) -> Secure:
                 raise  # cut or too slow: worth another try
             raise ServerRefuses(f"no TLS with {host}: {error}", "") from error
 
-    return secure
+    return secure, end
 
 
-def _end(tls: NodeTlsFiles) -> NodeTls:
+def _end(tls: NodeTlsFiles) -> NodeCredentials:
     """This end of TLS, from what stands in the files."""
-    from nray.pki.bundle import load_bundle
-    from nray.pki.endpoint import NodeTls
-    from nray.pki.keys import load_identity, load_trust
+    from nray.api.credentials import NodeCredentials, TlsFiles
 
-    identity, trust, server_name = None, None, tls.server_name
-    if tls.bundle:
-        bundle = load_bundle(tls.bundle)
-        identity, trust = bundle.identity, list(bundle.trust)
-        server_name = server_name or bundle.server_name
-    elif tls.client_cert and tls.client_key:
-        identity = load_identity(tls.client_cert, tls.client_key)
-    for warning in identity.warnings if identity else ():
-        log.warning("%s", warning)
-    if tls.ca_cert:
-        trust = load_trust(tls.ca_cert)
+    ca_cert, crl = tls.ca_cert or "", tls.crl or ""
     if tls.insecure:
-        unused = " (--tls-ca-cert is not used)" if trust else ""
-        log.warning("--tls-insecure: the server is not checked, it can be anybody%s", unused)
-    return NodeTls(trust, insecure=tls.insecure, identity=identity, server_name=server_name)
+        unused = [flag for flag, file in (("--tls-ca-cert", ca_cert), ("--tls-crl", crl)) if file]
+        log.warning(
+            "--tls-insecure: the server is not checked, it can be anybody%s",
+            f" ({' and '.join(unused)}: not used)" if unused else "",
+        )
+        ca_cert = crl = ""
+    files = TlsFiles(
+        certificate=tls.client_cert or "",
+        key=tls.client_key or "",
+        trust=ca_cert,
+        revocations=crl,
+        bundle=tls.bundle or "",
+    )
+    end = NodeCredentials(files, log, insecure=tls.insecure, server_name=tls.server_name)
+    end.warn()
+    return end
 
 
 def _demand_bundle_alone(tls: NodeTlsFiles) -> None:
@@ -261,7 +282,7 @@ def _demand_bundle_alone(tls: NodeTlsFiles) -> None:
             raise UserError(
                 f"--bundle and {flag} cannot go together: the bundle holds the node's certificate,"
                 " its key and the authority",
-                "give one of them; --tls-server-SAN may stand beside --bundle",
+                "give one of them; --tls-server-SAN and --tls-crl may stand beside --bundle",
             )
 
 
@@ -273,5 +294,6 @@ def _advice(reason: str) -> str:
         "wrong-name": "dial a name that it holds, or give one of them with --tls-server-SAN",
         "unknown-issuer": "--tls-ca-cert must hold the authority that issued it",
         "expired": "the server needs a new certificate (or this machine's clock is wrong)",
+        "revoked": "the server needs a new certificate; has somebody else got its key?",
         "not-yet-valid": "is this machine's clock right?",
     }.get(reason, "")

@@ -11,8 +11,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from nray import UserError
-from nray.api.attend import is_loopback
+from nray.api.attend import is_loopback, read_again
 from nray.api.state import (
     Origin,
     create_state,
@@ -23,6 +25,8 @@ from nray.api.state import (
     position_of,
     unpack_origin,
 )
+from nray.config.errors import ConfigError
+from nray.config.reader import loads
 from nray.config.rules import require_work, unsupported
 from nray.config.schema import Config
 from nray.config.writer import to_yaml
@@ -38,10 +42,11 @@ if TYPE_CHECKING:
 
     import trio
 
+    from nray.api.credentials import ServerCredentials
     from nray.events.configured import Resume
     from nray.events.hub import SinkPort
     from nray.ledger.ledger import Ledger
-    from nray.server.server import Doorman, Server
+    from nray.server.server import Server
 
 log = logging.getLogger("nray.server")
 
@@ -67,7 +72,7 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
         raise UserError(f"{name}: {'; '.join(missing)}")
     require_work(config, name)
     _demand_loopback(config, name, allow_plaintext)
-    doorman = _doorman(config, name)
+    credentials = _credentials(config, name)
     made = None if resume else plan_of(config)
     for warning in made.warnings if made else ():
         log.warning("%s", warning)
@@ -83,7 +88,7 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
                 ledger.close()
                 return status
             _tell_resumed(ledger, made)
-        status = _run(config, made, doorman, name, ledger)
+        status = _run(config, made, credentials, name, ledger)
     except BaseException:
         if ledger.durable and not resume and ledger.last == 0:
             forget(ledger, ledger_path(config, name))
@@ -105,18 +110,27 @@ def ledger_path(config: Config, name: str) -> str:
 def _ledger(config: Config, name: str, made: Plan | None) -> Ledger:
     """A new ledger for a plan, or, without one, the ledger that is there."""
     path = ledger_path(config, name)
-    origin = Origin("server", settings_of(config), to_yaml(config))
+    origin = Origin("server", settings_of(config), to_yaml(config), directory=os.getcwd())
     if made is not None:
         return create_state(path, origin, made) if path else _memory(config, name, made)
     if not path:
         raise UserError(f"{name}: ledger: none keeps nothing that could be gone on with")
     ledger, before = open_state(path, "server")
     try:
-        demand_same_config(before.config, origin.config, path, name)
+        demand_same_config(_but_for_tls(before.config, config), origin.config, path, name)
     except UserError:
         ledger.close()
         raise
     return ledger
+
+
+def _but_for_tls(before: str, config: Config) -> str:
+    """An earlier configuration with the TLS of now: whom a server believes may change within a
+    scan, and does where somebody is revoked."""
+    try:
+        return to_yaml(msgspec.structs.replace(loads(before), tls=config.tls))
+    except ConfigError:
+        return before
 
 
 def _memory(config: Config, name: str, made: Plan) -> MemoryLedger:
@@ -229,28 +243,35 @@ def _demand_loopback(config: Config, name: str, allowed: bool) -> None:
     )
 
 
-def _doorman(config: Config, name: str) -> Doorman | None:
+def _credentials(config: Config, name: str) -> ServerCredentials | None:
+    """What the server shows and whom it believes; None without TLS."""
     if not config.tls.enabled:
         return None
+    from nray.api.credentials import ServerCredentials, TlsFiles
     from nray.pki.allowed import AllowedNodes
-    from nray.pki.endpoint import ServerTls
     from nray.pki.errors import PkiError
-    from nray.pki.keys import load_identity, load_trust
-    from nray.server.tls import TlsDoorman
 
+    tls = config.tls
     try:
-        identity = load_identity(config.tls.cert, config.tls.key)
-        trust = load_trust(config.tls.ca) if config.tls.ca else None
-        allowed = AllowedNodes(config.tls.allowed_nodes)
-        tls = ServerTls(identity, trust, config.tls.force_client_auth, allowed)
+        credentials = ServerCredentials(
+            TlsFiles(tls.cert, tls.key, tls.ca, tls.crl),
+            log,
+            require_client=tls.force_client_auth,
+            allowed=AllowedNodes(tls.allowed_nodes),
+        )
     except PkiError as error:
         raise UserError(f"{name}: TLS: {error.message}", error.hint) from error
-    for warning in identity.warnings:
-        log.warning("%s", warning)
-    return TlsDoorman(tls)
+    credentials.warn()
+    return credentials
 
 
-def _run(config: Config, made: Plan, doorman: Doorman | None, name: str, ledger: Ledger) -> int:
+def _run(
+    config: Config,
+    made: Plan,
+    credentials: ServerCredentials | None,
+    name: str,
+    ledger: Ledger,
+) -> int:
     import trio
 
     from nray.api import loop
@@ -258,6 +279,11 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str, ledger:
     from nray.server.server import Server, ServerOptions, open_listeners
     from nray.server.summary import exit_status, summary_lines
 
+    doorman = None
+    if credentials is not None:
+        from nray.server.tls import TlsDoorman
+
+        doorman = TlsDoorman(credentials)
     settings = settings_of(config)
     options = ServerOptions(
         host=config.host,
@@ -282,7 +308,9 @@ def _run(config: Config, made: Plan, doorman: Doorman | None, name: str, ledger:
             _announce(config, made, listeners)
             server = Server(options, made.segments, books, doorman)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_signals, server)
+                nursery.start_soon(_watch_signals, server, credentials)
+                if credentials is not None:
+                    nursery.start_soon(credentials.watch)
                 await server.run(listeners)
                 await books.written()
                 nursery.cancel_scope.cancel()
@@ -341,12 +369,16 @@ def _name(listener: trio.SocketListener) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _watch_signals(server: Server) -> None:
+async def _watch_signals(server: Server, credentials: ServerCredentials | None) -> None:
     import trio
 
     count = 0
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    with trio.open_signal_receiver(*watched) as signals:
         async for number in signals:
+            if number == signal.SIGHUP:
+                read_again(credentials, log)
+                continue
             if number == signal.SIGUSR1:
                 server.pause(not server.paused)
                 log.info("%s", "paused; SIGUSR1 again to go on" if server.paused else "going on")

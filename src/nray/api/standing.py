@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import time
 
 from nray.api.state import Origin, unpack_origin
+from nray.config.errors import ConfigError
+from nray.config.reader import loads
 from nray.ledger.ledger import Account
 from nray.ledger.sqlite import SqliteAccount
 from nray.server.refusals import by_node, others
@@ -44,7 +48,36 @@ def _lines(account: Account, origin: Origin, path: str) -> list[str]:
     if nodes and origin.kind == "server":
         names = ", ".join(f"{node.node_id} ({node.name})" for node in nodes)
         lines.append(f"nodes seen: {names}")
+    if origin.kind == "server" and not account.finished:
+        lines += _ending_lines(origin)
     return lines
+
+
+def _ending_lines(origin: Origin) -> list[str]:
+    """What the server shows and ends soon, where its files can be read from here."""
+    try:
+        tls = loads(origin.config).tls
+    except ConfigError:
+        return []
+    if not tls.enabled:
+        return []
+    from nray.pki.errors import PkiError
+    from nray.pki.expiry import certificate_ending
+    from nray.pki.keys import load_trust
+    from nray.pki.revocation import load_revocations
+
+    def path(name: str) -> str:
+        return os.path.join(origin.directory, name)
+
+    endings = []
+    try:
+        endings.append(certificate_ending(tls.cert, load_trust(path(tls.cert))[0]))
+        if tls.crl and tls.ca:
+            endings += load_revocations(path(tls.crl), load_trust(path(tls.ca))).endings()
+    except PkiError:
+        pass  # the server says what is wrong with them; this is no place to
+    now = datetime.datetime.now(datetime.UTC)
+    return [words for words in (ending.warning(now) for ending in endings) if words]
 
 
 def _how_to_go_on(origin: Origin, path: str) -> str:

@@ -47,6 +47,7 @@ from nray.cli.command import VERSION_MESSAGE, Command, Number
     "--tls-insecure", is_flag=True, help="Take any server for the right one: it can be anybody."
 )
 @click.option("--tls-ca-cert", metavar="F", help="Authority that vouches for the server.")
+@click.option("--tls-crl", metavar="F", help="Its list of revoked certificates (CRL).")
 @click.option("--tls-client-cert", metavar="F", help="This node's certificate.")
 @click.option("--tls-client-key", metavar="F", help="Its key.")
 @click.option(
@@ -107,5 +108,6 @@ def node(**options: Any) -> int:
             client_key=options["tls_client_key"],
             server_name=options["tls_server_san"],
             bundle=options["bundle"],
+            crl=options["tls_crl"],
         ),
     )

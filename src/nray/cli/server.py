@@ -22,7 +22,7 @@ def server(config: str, allow_plaintext: bool, resume: bool, debug: bool) -> int
     Its state is kept in a ledger beside the configuration. The first Ctrl+C stops
     the nodes, keeps what was found, and ends; the second ends at once. After
     either, and after a crash, --resume goes on where the ledger stands. SIGUSR1
-    pauses the scan, and again goes on.
+    pauses the scan, and again goes on; SIGHUP reads certificates again at once.
 
     \b
     Examples:

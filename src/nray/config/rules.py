@@ -25,7 +25,12 @@ def relations(config: Config) -> Iterator[Broken]:
     """The demands of keys on other keys that the configuration does not meet."""
     for key, because, value, what in _demands(config):
         if not value:
-            yield Broken(key, because, f"missing, but {because} is true", f"set it to {what}")
+            yield Broken(
+                key,
+                because,
+                f"missing, but {because} is {'given' if because == 'TLS.crl' else 'true'}",
+                f"set it to {what}",
+            )
     tls = config.tls
     if tls.allowed_nodes != Tls().allowed_nodes and not (tls.enabled and tls.force_client_auth):
         because = "TLS.forceClientAuth" if tls.enabled else "TLS.enabled"
@@ -53,6 +58,8 @@ def _demands(config: Config) -> Iterator[tuple[str, str, str, str]]:
         yield "TLS.key", "TLS.enabled", tls.key, "the certificate's private key (a PEM file)"
         if tls.force_client_auth:
             yield "TLS.CA", "TLS.forceClientAuth", tls.ca, "the authority of the nodes (PEM)"
+        if tls.crl:
+            yield "TLS.CA", "TLS.crl", tls.ca, "the authority that revokes certificates (PEM)"
     ldap = config.targetgenerator.ldap
     if ldap.enabled:
         where = "targetgenerator.ldap"

@@ -38,6 +38,7 @@ class Tls(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Key("enabled", kinds.BOOL)] = False
     ca: Annotated[str, Key("CA", kinds.TEXT)] = ""
+    crl: Annotated[str, Key("crl", kinds.TEXT)] = ""
     cert: Annotated[str, Key("cert", kinds.TEXT)] = ""
     key: Annotated[str, Key("key", kinds.TEXT)] = ""
     force_client_auth: Annotated[bool, Key("forceClientAuth", kinds.BOOL)] = False

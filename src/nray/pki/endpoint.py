@@ -26,6 +26,7 @@ from nray.pki.contexts import (
 from nray.pki.errors import PeerRejected, PkiError
 from nray.pki.keys import Identity
 from nray.pki.names import peer_name, printable
+from nray.pki.revocation import Revocations
 from nray.pki.stream import TlsError, TlsStream
 from nray.pki.verify import VerifiedPeer, verify_node, verify_server
 from nray.pki.words import NO_CLIENT_CERTIFICATE
@@ -58,6 +59,7 @@ class ServerTls:
         trust: Sequence[x509.Certificate] | None,
         require_client: bool,
         allowed: AllowedNodes | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         """
         Args:
@@ -65,6 +67,7 @@ class ServerTls:
             trust: who may vouch for nodes; None: nodes are not asked for a certificate.
             require_client: refuse nodes that show none. One that is shown must verify anyway.
             allowed: which of the verified ones to take; None: all.
+            revocations: lists of certificates that no longer count.
 
         Raises:
             PkiError: certificates are demanded, but nobody is trusted to issue them; or OpenSSL
@@ -84,6 +87,7 @@ class ServerTls:
         self._trust = trust
         self._required = require_client
         self._allowed = allowed
+        self._revocations = revocations
         with _own_faults():
             self._context = server_context(identity, client)
 
@@ -124,10 +128,27 @@ class ServerTls:
             if self._required:
                 raise PeerRejected("none-shown", "the node showed no certificate")
             return None
-        peer = verify_node(*shown, self._trust, _now())
+        peer = verify_node(*shown, self._trust, _now(), self._revocations)
         if self._allowed is not None:
             self._allowed.demand(peer)
         return peer
+
+    def objection(self, peer: VerifiedPeer) -> PeerRejected | None:
+        """Why a node that was let in, perhaps by other files than those of now, would not be let
+        in today; None if it would. That its certificate has ended since is no reason: it may
+        stay as long as its line holds."""
+        if self._trust is None or peer.at is None:
+            return None
+        try:
+            if self._revocations is not None:
+                self._revocations.demand(peer.chain)
+            leaf, *others = peer.chain
+            verify_node(leaf, others, self._trust, peer.at, self._revocations)
+            if self._allowed is not None:
+                self._allowed.demand(peer)
+        except PeerRejected as rejected:
+            return rejected
+        return None
 
 
 class NodeTls:
@@ -140,6 +161,7 @@ class NodeTls:
         insecure: bool,
         identity: Identity | None,
         server_name: str | None,
+        revocations: Revocations | None = None,
     ) -> None:
         """
         Args:
@@ -149,6 +171,7 @@ class NodeTls:
             identity: shown where the server asks for it.
             server_name: looked for in the server's certificate in place of the host dialled;
                 nothing else of the check changes. Also the SNI, unless it is an address.
+            revocations: lists of certificates that no longer count.
 
         Raises:
             PkiError: there is nobody to trust, `server_name` is no name, or OpenSSL refuses
@@ -160,6 +183,7 @@ class NodeTls:
                 "give its certificate with --tls-ca-cert; --tls-insecure checks nothing",
             )
         self._trust: Sequence[x509.Certificate] = trust or ()
+        self._revocations = revocations
         self._insecure = insecure
         self._name = None if server_name is None else peer_name(server_name)
         with _own_faults():
@@ -210,7 +234,18 @@ class NodeTls:
         shown = stream.unverified_certificates()
         if shown is None or name is None:
             raise PeerRejected("none-shown", "the server showed no certificate")
-        return verify_server(*shown, self._trust, name, _now())
+        return verify_server(*shown, self._trust, name, _now(), self._revocations)
+
+
+def usable(identity: Identity) -> Identity:
+    """The same, if OpenSSL takes it.
+
+    Raises:
+        PkiError: it does not.
+    """
+    with _own_faults():
+        node_context(identity)
+    return identity
 
 
 async def close_gently(

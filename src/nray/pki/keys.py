@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from nray.pki.errors import PkiError
+from nray.pki.expiry import certificate_ending
 from nray.pki.names import printable, shown_name
 from nray.pki.strength import is_edwards_signed, key_weakness, signature_weakness
 
@@ -29,10 +30,6 @@ PrivateKey = (
 
 #: Largest file that is read, bytes: the trusted roots of an operating system take a quarter.
 FILE_BYTES_MAX = 1 << 20
-
-#: When to begin to warn of a certificate's end. The manual's leaves end after a year, and a
-#: month is time enough to make new ones.
-EXPIRY_WARNING = datetime.timedelta(days=30)
 
 _NO_PEM_HINT = (
     "a PEM file holds text with -----BEGIN ...----- lines; a DER file is converted by:"
@@ -104,7 +101,7 @@ def load_trust(path: str | os.PathLike[str]) -> list[x509.Certificate]:
 
 
 def _load_certificates(file: str) -> list[x509.Certificate]:
-    data, _ = _read(file)
+    data, _ = read_file(file)
     if not data.strip():
         raise PkiError(f"{file}: the file is empty", "it should hold a certificate in PEM")
     if b"-----BEGIN CERTIFICATE-----" not in data:
@@ -166,25 +163,21 @@ def _is_edwards_authority(certificate: x509.Certificate) -> bool:
 
 
 def _expiry_warnings(file: str, leaf: x509.Certificate, now: datetime.datetime) -> list[str]:
-    end, begin = leaf.not_valid_after_utc, leaf.not_valid_before_utc
-    if now > end:
-        return [f"{file}: the certificate expired on {end:%Y-%m-%d}; peers will refuse it"]
+    begin = leaf.not_valid_before_utc
     if now < begin:
         return [
             f"{file}: the certificate begins on {begin:%Y-%m-%d %H:%M} UTC, later than this"
             " machine's clock; peers may refuse it"
         ]
-    if end - now <= EXPIRY_WARNING:
-        days = (end - now).days
-        return [f"{file}: the certificate expires on {end:%Y-%m-%d}, in {days} days"]
-    return []
+    warning = certificate_ending(file, leaf).warning(now)
+    return [warning] if warning else []
 
 
 # ── keys ────────────────────────────────────────────────────────────────────────────────────
 
 
 def _load_key(file: str) -> tuple[PrivateKey, list[str]]:
-    data, mode = _read(file)
+    data, mode = read_file(file)
     if b"PRIVATE KEY-----" not in data:
         if b"-----BEGIN CERTIFICATE-----" in data:
             raise PkiError(
@@ -255,12 +248,16 @@ def _mode_warnings(file: str, mode: int) -> list[str]:
 # ── files ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _read(file: str) -> tuple[bytes, int]:
-    """Content and mode of a file, both of the same open file."""
+def read_file(file: str, bytes_max: int = FILE_BYTES_MAX) -> tuple[bytes, int]:
+    """Content and mode of a file, both of the same open file.
+
+    Raises:
+        PkiError: it is not there, cannot be read, or is larger than `bytes_max`.
+    """
     try:
         with open(file, "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            data = opened.read(FILE_BYTES_MAX + 1)
+            data = opened.read(bytes_max + 1)
     except FileNotFoundError as error:
         raise PkiError(f"{file}: there is no such file") from error
     except OSError as error:
@@ -268,8 +265,8 @@ def _read(file: str) -> tuple[bytes, int]:
         raise PkiError(f"{file}: the file cannot be read ({reason})") from error
     except ValueError as error:  # a NUL in the path
         raise PkiError(f"{printable(file)}: no file can have this name") from error
-    if len(data) > FILE_BYTES_MAX:
+    if len(data) > bytes_max:
         raise PkiError(
-            f"{file}: larger than {FILE_BYTES_MAX >> 20} MiB, so neither certificate nor key"
+            f"{file}: larger than {bytes_max >> 20} MiB, so neither certificate, key nor list"
         )
     return data, mode

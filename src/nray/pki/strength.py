@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 RSA_BITS_MIN = 2048
 CURVE_BITS_MIN = 256
 
-_WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 
 
 def key_weakness(certificate: x509.Certificate) -> str:
@@ -46,7 +46,7 @@ def signature_weakness(certificate: x509.Certificate) -> str:
     except exceptions.UnsupportedAlgorithm:
         oid = certificate.signature_algorithm_oid.dotted_string
         return f"signed in a way that is unknown ({oid})"
-    if isinstance(algorithm, _WEAK_HASHES):
+    if isinstance(algorithm, WEAK_HASHES):
         return f"signed with {algorithm.name.upper()}"
     return ""
 

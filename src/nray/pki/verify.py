@@ -9,7 +9,8 @@ a leaf may lack the authority key identifier, a node's leaf may lack alternative
 authority may lack keyUsage. Two are added, which the library leaves to its caller: the strength
 of the leaf's own key, and digitalSignature without keyCertSign on a leaf that has keyUsage.
 
-There is no check of revocation: a node is turned away by a new authority, or by short lifetimes.
+The library knows no lists of revoked certificates: the chain that it has found is looked up in
+them afterwards (`nray.pki.revocation`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cryptography.x509.verification import (
 from nray.pki.cause import find_cause
 from nray.pki.errors import PeerRejected
 from nray.pki.names import identity_of, peer_name, printable
+from nray.pki.revocation import Revocations
 from nray.pki.strength import key_weakness
 
 __all__ = [
@@ -55,12 +57,16 @@ class VerifiedPeer:
         subject: the subject of its certificate (RFC 4514), printable.
         serial: the serial number of its certificate.
         not_after: end of its certificate's validity, UTC.
+        chain: by which it was verified, from its certificate to the trusted one.
+        at: the time that it was judged at.
     """
 
     identity: str
     subject: str
     serial: int
     not_after: datetime.datetime
+    chain: tuple[x509.Certificate, ...] = ()
+    at: datetime.datetime | None = None
 
 
 def verify_server(
@@ -69,6 +75,7 @@ def verify_server(
     trust: Sequence[x509.Certificate],
     name: x509.DNSName | x509.IPAddress,
     now: datetime.datetime,
+    revocations: Revocations | None = None,
 ) -> VerifiedPeer:
     """The server that showed this chain, if it may be believed to be `name`.
 
@@ -77,11 +84,12 @@ def verify_server(
         trust: authorities (root or subordinate) or pinned leaves.
         name: see `peer_name`.
         now: the time to judge at, aware.
+        revocations: lists of certificates that no longer count; None: there are none.
 
     Raises:
         PeerRejected: in every other case, whatever the cause.
     """
-    return _judge(unverified_leaf, unverified_others, trust, name, now)
+    return _judge(unverified_leaf, unverified_others, trust, name, now, revocations)
 
 
 def verify_node(
@@ -89,10 +97,11 @@ def verify_node(
     unverified_others: Sequence[x509.Certificate],
     trust: Sequence[x509.Certificate],
     now: datetime.datetime,
+    revocations: Revocations | None = None,
 ) -> VerifiedPeer:
     """The node that showed this chain, if one of `trust` vouches for it. No name is demanded;
     the arguments and errors are those of `verify_server`."""
-    return _judge(unverified_leaf, unverified_others, trust, None, now)
+    return _judge(unverified_leaf, unverified_others, trust, None, now, revocations)
 
 
 def _judge(
@@ -101,13 +110,18 @@ def _judge(
     trust: Sequence[x509.Certificate],
     name: x509.DNSName | x509.IPAddress | None,
     now: datetime.datetime,
+    revocations: Revocations | None,
 ) -> VerifiedPeer:
     # A leaf among the others counts as a candidate for its own issuer where all subjects are
     # alike, and only muddles the cause.
     others = [other for other in unverified_others if other != unverified_leaf]
     try:
-        _verify(unverified_leaf, others, trust, name, now)
-        return _verified(unverified_leaf)
+        chain = _verify(unverified_leaf, others, trust, name, now)
+        if revocations is not None:
+            revocations.demand(chain)
+        return _verified(unverified_leaf, chain, now)
+    except PeerRejected:  # revoked: good apart from that
+        raise
     except BaseException as refusal:
         # Whatever is raised means refused: verification errors, an empty trust list
         # (ValueError), extensions that do not parse, a panic of the Rust library (a
@@ -124,8 +138,8 @@ def _verify(
     trust: Sequence[x509.Certificate],
     name: x509.DNSName | x509.IPAddress | None,
     now: datetime.datetime,
-) -> None:
-    """Returns if all holds, else raises anything."""
+) -> list[x509.Certificate]:
+    """The chain if all holds, from the leaf to the trusted one; else raises anything."""
     if now.tzinfo is None:
         raise ValueError("the time to judge at has no time zone")
     weakness = key_weakness(leaf)
@@ -139,18 +153,21 @@ def _verify(
     )
     if name is None:
         builder = builder.extension_policies(ca_policy=_AUTHORITY, ee_policy=_NODE)
-        builder.build_client_verifier().verify(leaf, others)
-    else:
-        builder = builder.extension_policies(ca_policy=_AUTHORITY, ee_policy=_SERVER)
-        builder.build_server_verifier(name).verify(leaf, others)
+        return builder.build_client_verifier().verify(leaf, others).chain
+    builder = builder.extension_policies(ca_policy=_AUTHORITY, ee_policy=_SERVER)
+    return builder.build_server_verifier(name).verify(leaf, others)
 
 
-def _verified(leaf: x509.Certificate) -> VerifiedPeer:
+def _verified(
+    leaf: x509.Certificate, chain: Sequence[x509.Certificate], now: datetime.datetime
+) -> VerifiedPeer:
     return VerifiedPeer(
         identity=identity_of(leaf),
         subject=printable(leaf.subject.rfc4514_string()),
         serial=leaf.serial_number,
         not_after=leaf.not_valid_after_utc,
+        chain=tuple(chain),
+        at=now,
     )
 
 

@@ -95,6 +95,23 @@ class Doorman:
         """The stream to talk on and the peer's verified identity; None if it was turned away."""
         return stream, None
 
+    def objection(self, stream: trio.abc.Stream) -> tuple[Reason, str] | None:
+        """Why a peer that was let in has to go, with words for the log; None if it may stay."""
+        return None
+
+    async def changed(self) -> None:
+        """Wait until what peers are judged by has changed."""
+        await trio.sleep_forever()
+
+    def briefly(self) -> list[str]:
+        """What of our own ends soon, a clause each."""
+        return []
+
+
+class TurnedOut(PeerFault):
+    """The peer did nothing wrong on this line, but may not stay. What the peer is told is the
+    reason alone; ``detail`` is for the log."""
+
 
 class Server:
     """One scan, served to nodes.
@@ -227,6 +244,7 @@ class Server:
         while True:
             await trio.sleep(self._options.status_every_s)
             line = status_line(self.scheduler, len(self._sessions.connected()))
+            line = "; ".join([line, *self._doorman.briefly()])
             log.info("%s%s", "paused; " if self.paused else "", line)
 
     # ── one line ────────────────────────────────────────────────────────────────────────────
@@ -252,6 +270,9 @@ class Server:
                     self._guests -= 1
                     guest = False
                     await self._talk(channel, session, peer, back=back)
+            except TurnedOut as fault:
+                log.warning("turned out a node at %s: %s", peer, fault.detail)
+                await channel.refuse(fault.reason)
             except PeerFault as fault:
                 log.warning("%s broke the protocol: %s", peer, fault.detail)
                 await channel.refuse(fault.reason, fault.detail)
@@ -333,6 +354,7 @@ class Server:
                 nursery.start_soon(self._lease, channel, session)
                 nursery.start_soon(self._acknowledge, line)
                 nursery.start_soon(self._reassure, channel, session)
+                nursery.start_soon(self._turn_out, channel)
                 await self._listen(line, session)
                 gone = True
                 with trio.move_on_after(FAREWELL_S / 2):
@@ -408,6 +430,18 @@ class Server:
                 await channel.send(Lease(grant.lease, grant.segment, grant.start, grant.count))
             await session.kick.wait()
         await channel.send(self._stop)
+
+    async def _turn_out(self, channel: NodeChannel) -> None:
+        """End the line when the doorman would no longer let its peer in.
+
+        Raises:
+            TurnedOut
+        """
+        while True:
+            objection = self._doorman.objection(channel.stream)
+            if objection is not None:
+                raise TurnedOut(*objection)
+            await self._doorman.changed()
 
     async def _reassure(self, channel: NodeChannel, session: Session) -> None:
         """A slow sink keeps us from listening: the node must not take that for our end."""

@@ -72,6 +72,11 @@ class Channel(trio.abc.AsyncResource, Generic[_Out, _In]):
         return self._end.state
 
     @property
+    def stream(self) -> trio.abc.Stream:
+        """What it talks over: to ask who is at the other end, not to be read or written."""
+        return self._stream
+
+    @property
     def credit(self) -> int:
         """Slices that the node asked for and has not been leased."""
         return self._end.credit

@@ -22,6 +22,8 @@ import sys
 #: A request is one byte with the worker's two descriptors; a notice of an end is (pid, status).
 _REQUEST = b"w"
 _NOTICE = struct.Struct("<iI")
+#: Signals that go to the whole group of a terminal: what ends by them is the node's to say.
+NODE_DECIDES = frozenset({signal.SIGINT, signal.SIGHUP})
 
 
 class ForkServer:
@@ -38,9 +40,9 @@ class ForkServer:
         self.bucket_fd = os.memfd_create("nray-rate", os.MFD_CLOEXEC)
         os.ftruncate(self.bucket_fd, 4096)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # A Ctrl+C that comes while the interpreter still starts must find it deaf already: a
-        # blocked signal stays so through exec, until `serve` ignores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A signal that comes while the interpreter still starts must find it deaf already: a
+        # blocked one stays so through exec, until `serve` ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, NODE_DECIDES)
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -149,9 +151,9 @@ def serve(fd: int) -> None:
 
     import nray.worker.main as worker
 
-    # Ctrl+C goes to the whole group of a terminal: what ends is the node's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for ignored in NODE_DECIDES:
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NODE_DECIDES)
     requests = socket.socket(fileno=fd)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
