@@ -253,6 +253,24 @@ async def test_a_bad_certificate_does_not_keep_a_list_from_counting(office):
     assert (await meet(server, node))[0] == "revoked"
 
 
+@in_trio
+async def test_nor_a_bad_trust_file_and_a_list_of_the_old_authority_stays(office, caplog):
+    server, node = office.server_end(), office.node_end(crl=False)
+    empty_trust(office)
+    office.revoke(office.node)
+    node._trust = None
+    node._tls._trust = [office.ca.cert]
+    assert (await meet(server, node))[0] == "revoked"
+    assert "ca.pem: the file is empty" in caplog.text
+    # A new authority, the list not yet: it counts, and those whom the old one revoked stay out.
+    other = lab.make_ca(lab.cn("other"), **TIME)
+    office.write("ca.pem", lab.pem(other))
+    assert (await meet(server, node))[0] == "unknown-issuer"
+    assert "crl.pem: the revocation list of" in caplog.text
+    office.write("ca.pem", lab.pem(other, office.ca))
+    assert (await meet(server, node))[0] == "revoked"
+
+
 def test_a_bad_file_at_the_start_is_an_error(office):
     strange_list(office)
     with pytest.raises(PkiError, match=r"crl\.pem"):

@@ -191,6 +191,11 @@ def test_a_mistake_of_ours_ends_nothing(pair: Pair, caplog: pytest.LogCaptureFix
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_what_it_goes_by_besides_may_change(pair: Pair) -> None:
+    assert pair.reloaded.refresh(anew=True)
+    assert pair.loads == 2
+
+
 def test_asked_for_it_reads_again_only_what_is_new(pair: Pair) -> None:
     assert not pair.reloaded.refresh(insist=True)
     assert pair.loads == 1

@@ -2,9 +2,9 @@
 their files change, warned of before they end.
 
 Files are looked at for each connection, every `LOOK_EVERY_S`, and at once where somebody asks
-(SIGHUP). Certificate and key are one unit, trusted authorities and lists another: each takes
-effect when it is good as a whole, whatever the other one is like. No connection fails because a
-file is bad.
+(SIGHUP). Certificate and key are one unit, trusted authorities another, lists a third: each takes
+effect when it is good as a whole, whatever the others are like. No connection fails because a file
+is bad.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class TlsFiles:
 @dataclass(frozen=True)
 class _Trust:
     certificates: list[x509.Certificate]
-    revocations: Revocations | None
     #: The name of the server, where a bundle has it.
     server_name: str | None
 
@@ -63,12 +62,14 @@ class _Files:
         self._log = log
         self._identity: Reloaded[Identity] | None = None
         self._trust: Reloaded[_Trust] | None = None
+        self._lists: Reloaded[Revocations] | None = None
         if files.bundle or files.certificate:
             paths = [files.bundle] if files.bundle else [files.certificate, files.key]
             self._identity = Reloaded(paths, self._load_identity, log)
         if files.bundle or files.trust:
-            paths = [path for path in (files.bundle or files.trust, files.revocations) if path]
-            self._trust = Reloaded(paths, self._load_trust, log)
+            self._trust = Reloaded([files.bundle or files.trust], self._load_trust, log)
+            if files.revocations:
+                self._lists = Reloaded([files.revocations], self._load_lists, log)
         self._news = trio.Event()
 
     def _load_identity(self) -> Identity:
@@ -77,15 +78,13 @@ class _Files:
         return usable(load_identity(self._files.certificate, self._files.key))
 
     def _load_trust(self) -> _Trust:
-        server_name, revocations = None, None
-        if self._files.bundle:
-            bundle = load_bundle(self._files.bundle)
-            certificates, server_name = list(bundle.trust), bundle.server_name
-        else:
-            certificates = load_trust(self._files.trust)
-        if self._files.revocations:
-            revocations = load_revocations(self._files.revocations, certificates)
-        return _Trust(certificates, revocations, server_name)
+        if not self._files.bundle:
+            return _Trust(load_trust(self._files.trust), None)
+        bundle = load_bundle(self._files.bundle)
+        return _Trust(list(bundle.trust), bundle.server_name)
+
+    def _load_lists(self) -> Revocations:
+        return load_revocations(self._files.revocations, self.trust or [])
 
     @property
     def identity(self) -> Identity | None:
@@ -100,13 +99,15 @@ class _Files:
     @property
     def revocations(self) -> Revocations | None:
         """Who no longer counts."""
-        return self._trust.value.revocations if self._trust else None
+        return self._lists.value if self._lists else None
 
     def refresh(self, *, insist: bool = False) -> bool:
         """Read files again that have changed; whether anything is new. See `Reloaded.refresh`."""
-        units = [unit for unit in (self._identity, self._trust) if unit is not None]
-        news = [unit.refresh(insist=insist) for unit in units]
-        if not any(news):
+        shown = self._identity is not None and self._identity.refresh(insist=insist)
+        trust = self._trust is not None and self._trust.refresh(insist=insist)
+        # Whose signature on a list counts is for the authorities of now.
+        lists = self._lists is not None and self._lists.refresh(insist=insist, anew=trust)
+        if not (shown or trust or lists):
             return False
         self._build()
         self.warn()

@@ -49,22 +49,24 @@ class Reloaded(Generic[T]):
         self.value = load()
         self._fault = ""
 
-    def refresh(self, *, insist: bool = False) -> bool:
+    def refresh(self, *, insist: bool = False, anew: bool = False) -> bool:
         """Read the files again if they have changed; whether `value` is a new one.
 
         Args:
             insist: somebody asks for it: compare contents whatever the times say, and tell of a
                 fault again that was told already.
+            anew: something else that `load` goes by has changed.
         """
         marks = self._look()
-        if marks == self._marks and self._settled(marks) and not (insist or self._fault):
+        asked = insist or anew
+        if marks == self._marks and self._settled(marks) and not (asked or self._fault):
             return False
         self._marks = marks
         content = self._content()
-        if content is not None and content == self._tried and not insist:
+        if content is not None and content == self._tried and not asked:
             return False
         self._tried = content
-        if content is not None and content == self._good:
+        if content is not None and content == self._good and not anew:
             self._fault = ""
             return False
         try:
