@@ -150,6 +150,20 @@ def test_a_server_and_a_node_are_believed(here: Path) -> None:
     assert states() == [("localhost", "valid"), ("NYC1", "valid")]
 
 
+def test_the_identity_is_said_where_it_is_not_the_name(here: Path) -> None:
+    assert "identity in events and for TLS.allowedNodes: nyc1\n" in good("issue", "node", "NYC1")
+    assert "identity" not in good("issue", "node", "fra1")
+    assert "identity" not in good("issue", "node", "vantage point 7")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", " a", "a ", "\u202ea"])
+def test_a_name_that_would_disturb_a_terminal_is_refused(here: Path, name: str) -> None:
+    said = wrong("issue", "node", name)
+    assert "cannot be the name of a node" in said
+    assert all(character.isprintable() or character == "\n" for character in said)
+    assert states() == []
+
+
 def test_an_rsa_key_is_made_where_it_is_asked_for(here: Path) -> None:
     good("issue", "node", "a", "--rsa", "2048", "--days", "3")
     key = load("a.pem").public_key()
@@ -445,6 +459,41 @@ def test_two_at_once_take_turns(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     good("issue", "node", "b")
 
 
+def test_many_at_once_lose_nothing(here: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nray.api.certs import Place, issue
+
+    def one(number: int) -> None:
+        name = f"node{number}"
+        issue(
+            "nray-ca", "node", [name], Place(bundle=f"{name}.nray"),
+            days=None, rsa_bits=0, passphrase=None,
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(12)))
+    assert sorted(states()) == sorted((f"node{number}", "valid") for number in range(12))
+    known = {row["serial"] for row in rows()}
+    assert {f"{load(str(path)).serial_number:040x}" for path in Path().glob("*.nray")} < known
+
+
+def test_nothing_secret_is_ever_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NRAY_CA_PASSPHRASE", "open sesame")
+    told = [certs("init", "--dir", "b"), certs("issue", "node", "a", "--dir", "b")]
+    told += [certs("issue", "node", "a", "--dir", "b"), certs("check", "a.pem", "--dir", "b")]
+    monkeypatch.setenv("NRAY_CA_PASSPHRASE", "open barley")
+    told += [certs("revoke", "a", "--dir", "b"), certs("list", "--json", "--dir", "b")]
+    assert [ended.status for ended in told] == [0, 0, 2, 0, 2, 0]
+    text = "".join(ended.out + ended.err for ended in told)
+    text += Path("b/issued.jsonl").read_text()
+    for key in ("b/ca-key.pem", "a-key.pem"):
+        assert Path(key).read_text().splitlines()[1] not in text
+    assert "PRIVATE KEY" not in text
+    assert "sesame" not in text
+    assert "barley" not in text
+
+
 def test_no_key_is_ever_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with a umask that forbids nothing: the mode is right from the first moment."""
     modes: list[int] = []
@@ -517,6 +566,36 @@ def test_a_register_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_states(days: int, left: datetime.timedelta, state: str) -> None:
     end = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
     assert state_of(end - days * DAY, end, end - left) == state
+
+
+def test_what_was_renewed_no_longer_asks_for_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good("issue", "node", "a")
+    later = datetime.datetime.now(datetime.UTC) + 25 * DAY
+    monkeypatch.setattr("nray.api.certs._now", lambda: later)
+    assert states() == [("a", "expires soon")]
+    good("renew", "a", "--replace", "--days", "365")
+    assert states() == [("a", "valid"), ("a", "valid")]
+
+
+def test_what_was_revoked_first_stays_the_date(tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    entry = Entry(
+        serial="0" * 40, kind="node", name="a", names=[], days=1, rsa_bits=0,
+        begins=now, ends=now + DAY,
+    )  # fmt: skip
+    register = Register(tmp_path / "r", [entry], 0)
+    register.revoke({entry.serial}, now)
+    register.revoke({entry.serial}, now + DAY)
+    assert list(register.revoked()) == [(0, now)]
+
+
+def test_a_file_that_comes_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("precious")
+    with pytest.raises(PkiError, match="not overwritten"):
+        files.write(tmp_path / "a", b"new", 0o600)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_the_list_fits_a_terminal(here: Path) -> None:

@@ -22,7 +22,7 @@ from nray.pki.authority import Pair, issue_node, issue_server
 from nray.pki.bundle import bundle_pem
 from nray.pki.errors import PkiError
 from nray.pki.files import KEY_MODE, demand_free, pair_paths, write, write_pair
-from nray.pki.names import peer_name, printable, shown_alternative_names
+from nray.pki.names import identity_of, peer_name, printable, shown_alternative_names
 from nray.pki.office import CRL_DAYS, PASSPHRASE_VARIABLE, Office
 from nray.pki.register import Entry, Kind, Register, serial_of, state_of
 
@@ -226,7 +226,11 @@ def listing(directory: str, *, as_json: bool) -> Told:
     certificate = offices.certificate_of(place)
     register = Register.load(place / offices.REGISTER)
     rows = [_authority_row(certificate, now)]
-    rows += [_row(entry, now) for entry in register.entries]
+    newest = {entry.name.casefold(): entry.serial for entry in register.entries}
+    rows += [
+        _row(entry, now, renewed=newest[entry.name.casefold()] != entry.serial)
+        for entry in register.entries
+    ]
     warnings = []
     if offices.lacks(offices.revocations(place), register, now):
         warnings.append(
@@ -245,8 +249,6 @@ def listing(directory: str, *, as_json: bool) -> Told:
 
 
 def _authority_row(certificate: x509.Certificate, now: datetime.datetime) -> dict[str, object]:
-    from nray.pki.names import identity_of
-
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return {
         "name": identity_of(certificate),
@@ -258,14 +260,17 @@ def _authority_row(certificate: x509.Certificate, now: datetime.datetime) -> dic
     }
 
 
-def _row(entry: Entry, now: datetime.datetime) -> dict[str, object]:
+def _row(entry: Entry, now: datetime.datetime, *, renewed: bool) -> dict[str, object]:
+    state = entry.state(now)
+    if renewed and state == "expires soon":
+        state = "valid"  # there is nothing left to do about it
     row: dict[str, object] = {
         "name": entry.name,
         "kind": entry.kind,
         "serial": entry.serial,
         "begins": entry.begins.isoformat(),
         "ends": entry.ends.isoformat(),
-        "state": entry.state(now),
+        "state": state,
     }
     if entry.kind == "server":
         row["names"] = entry.names
@@ -298,6 +303,12 @@ def _issue(
         raise PkiError(
             f"the authority in {office.directory} ended on {end:%Y-%m-%d}",
             "make a new one: nray certs init --dir DIR; all its certificates are made anew too",
+        )
+    if not all(name.isprintable() and name == name.strip() for name in names):
+        shown = ", ".join(printable(name) for name in names)
+        raise UserError(
+            f'"{shown}" cannot be the name of a {kind}',
+            "no control characters, and no blanks at its ends",
         )
     if place.server_name:
         peer_name(place.server_name)
@@ -364,6 +375,8 @@ def _issued_lines(entry: Entry, pair: Pair, files: Sequence[Path]) -> list[str]:
     ]
     if entry.kind == "server":
         lines.append(f"  for {shown_alternative_names(pair.certificate)}")
+    elif (identity := identity_of(pair.certificate)) != entry.name:
+        lines.append(f"  its identity in events and for TLS.allowedNodes: {identity}")
     if entry.bundle:
         lines.append(f"  {files[0]}: all that the node needs (secret)")
         lines.append(f"there: nray node --bundle {files[0].name} -s SERVER")
