@@ -6,6 +6,7 @@ import datetime
 import fcntl
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -695,6 +696,33 @@ def test_what_would_be_refused_is_said_with_the_reason(here: Path) -> None:
     assert "cannot be read" in refused("a-key.pem")
     Path("x.pem").write_text("nothing")
     assert "there is no PEM certificate" in refused("x.pem")
+
+
+def test_what_was_revoked_would_be_refused(here: Path) -> None:
+    good("issue", "node", "a")
+    good("issue", "node", "b", "--bundle", "b.nray")
+    shutil.copy("nray-ca/crl.pem", "before.pem")
+    good("revoke", "a", "b")
+    for file in ("a.pem", "b.nray"):
+        assert "refused as a node (revoked)" in wrong("check", file, status=1)
+    said = wrong("check", "a.pem", "nray-ca/crl.pem", "nray-ca/ca.pem", "--dir", "x", status=1)
+    assert "nray-ca/crl.pem: good as a list of the revoked" in said
+    assert "2 revoked, until" in said
+    assert "(revoked)" in said
+    good("check", "a.pem", "--crl", "before.pem")
+    good("check", "a.pem", "--ca", "nray-ca/ca.pem", "--dir", "x")
+    good("init", "--dir", "other")
+    assert "not trusted here" in wrong("check", "a.pem", "--crl", "other/crl.pem", status=1)
+    assert "no authority to judge it by" in wrong("check", "before.pem", "--dir", "x")
+
+
+def test_an_end_that_is_near_is_warned_of(here: Path) -> None:
+    good("issue", "node", "a", "--days", "3")
+    good("crl", "--days", "3")
+    said = certs("check", "a.pem", "nray-ca/crl.pem").err.splitlines()
+    assert len(said) == 2
+    assert "a.pem: the certificate expires on" in said[1]
+    assert "nray-ca/crl.pem: the revocation list of" in said[0]
 
 
 def test_a_key_open_to_others_is_warned_of(here: Path) -> None:

@@ -38,7 +38,7 @@ ARGUMENTS = {
     "NAME": "What it goes by.",
     "NAME...": "DNS names and addresses.",
     "[NAME...]": "What is to be revoked.",
-    "FILE...": "Certificates, keys, bundles, authorities.",
+    "FILE...": "Certificates, keys, bundles, authorities, lists of the revoked.",
 }
 
 

@@ -106,7 +106,7 @@ def init(
     files = [
         (offices.CERTIFICATE, "its certificate, for the server and all nodes"),
         (offices.KEY, f"its key{', encrypted' if passphrase else ''}; keep it here, and secret"),
-        (offices.REVOKED, "what it has revoked, for the server"),
+        (offices.REVOKED, "what it has revoked, for the server's TLS.crl"),
         (offices.REGISTER, "what it has issued"),
     ]
     width = max(len(str(place / file)) for file, _ in files)
@@ -476,7 +476,7 @@ def _crl_words(office: Office, signed: x509.CertificateRevocationList) -> str:
 def _hand_over(office: Office) -> str:
     signed = offices.revocations(office.directory)
     words = _crl_words(office, signed) if signed is not None else ""
-    return f"{words}\n  give it to the server, which knows nothing of this until then"
+    return f"{words}\n  for the server's TLS.crl; a running server reads a new one within seconds"
 
 
 def _now() -> datetime.datetime:

@@ -18,14 +18,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from nray import UserError
 from nray.pki.bundle import load_bundle
 from nray.pki.errors import PeerRejected, PkiError
+from nray.pki.expiry import certificate_ending
 from nray.pki.keys import FILE_BYTES_MAX, load_identity, load_trust
 from nray.pki.names import alternative_names, peer_name, shown_alternative_names, shown_name
-from nray.pki.office import CERTIFICATE
+from nray.pki.office import CERTIFICATE, REVOKED
+from nray.pki.revocation import RevocationList, Revocations, load_revocations
 from nray.pki.strength import key_weakness, signature_weakness
 from nray.pki.verify import verify_node, verify_server
 
 _KEY = b"PRIVATE KEY-----"
 _CERT = b"-----BEGIN CERTIFICATE-----"
+_LIST = b"-----BEGIN X509 CRL-----"
 
 
 @dataclass
@@ -52,12 +55,13 @@ def check(
     files: Sequence[str],
     *,
     authority: str | None,
+    crl: str | None = None,
     directory: str,
     name: str | None,
     use: str | None,
     now: datetime.datetime | None = None,
 ) -> Report:
-    """Judges certificates, with their keys, and authorities.
+    """Judges certificates, with their keys, authorities, and lists of the revoked.
 
     A key belongs to the certificate among `files` that it fits, else to the one of its name
     (``STEM.pem`` to ``STEM-key.pem``).
@@ -65,6 +69,8 @@ def check(
     Args:
         authority: the file of whom to trust. Without one: the authorities among `files`, then
             those in the certificate's own file, then the one in `directory`.
+        crl: a file of who was revoked, beside the lists among `files`. Where there is none, the
+            list of the authority in `directory` counts, if that is the one trusted.
         name: what nodes look for in a server's certificate; None: the first name it has.
         use: "server" or "node"; None: what it is made for.
         now: when to judge at, aware; None: now.
@@ -76,7 +82,9 @@ def check(
     report = Report()
     datas = {file: _read(file) for file in files}
     keys = {file for file, data in datas.items() if _KEY in data and _CERT not in data}
-    certificates = [file for file in files if file not in keys]
+    # Certificates of other authorities may stand in a file of lists; lists in no other file.
+    lists = [file for file, data in datas.items() if _LIST in data]
+    certificates = [file for file in files if file not in keys and file not in lists]
     trust = load_trust(authority) if authority else []
     leaves = []
     for file in certificates:
@@ -86,13 +94,16 @@ def check(
             trust = trust if authority else [*trust, *found]
         elif found:
             leaves.append((file, found))
+    revoked = _revoked(lists, crl, trust, directory, moment, report)
     fits = _pairs(keys, leaves, report)
     peer = peer_name(name) if name else None
     for file, found in leaves:
         key = file if _KEY in datas[file] else fits.get(file) or _key_beside(file)
         if not _own_faults(file, key, moment, report):
             chain = trust or _trust_of(file, found, directory)
-            _judge_leaf(file, found, chain, peer, use, moment, report)
+            on_lists = revoked or _revoked_beside(chain, directory)
+            _judge_leaf(file, found, chain, on_lists, peer, use, moment, report)
+    report.warnings = list(dict.fromkeys(report.warnings))
     return report
 
 
@@ -171,8 +182,10 @@ def _trust_of(
     file: str, found: Sequence[x509.Certificate], directory: str
 ) -> Sequence[x509.Certificate]:
     own = [one for one in found[1:] if _is_authority(one)]
-    if own:
-        return own
+    return own or _trust_beside(file, directory)
+
+
+def _trust_beside(file: str, directory: str) -> Sequence[x509.Certificate]:
     beside = os.path.join(directory, CERTIFICATE)
     if os.path.exists(beside):
         return load_trust(beside)
@@ -180,6 +193,47 @@ def _trust_of(
         f"{file}: there is no authority to judge it by",
         "give its file too, or --ca FILE, or the directory of an authority with --dir",
     )
+
+
+# ── the revoked ─────────────────────────────────────────────────────────────────────────────
+
+
+def _revoked(
+    files: Sequence[str],
+    crl: str | None,
+    trust: Sequence[x509.Certificate],
+    directory: str,
+    now: datetime.datetime,
+    report: Report,
+) -> Revocations | None:
+    """The lists that were given, all together; None if none was. Told in the report."""
+    found: list[RevocationList] = []
+    for file in [*files, *([crl] if crl else [])]:
+        authorities = trust or _trust_beside(file, directory)
+        try:
+            loaded = load_revocations(file, authorities)
+        except PkiError as error:
+            report.refuse(str(error))
+            continue
+        found += loaded.lists
+        for each in loaded.lists:
+            due = each.source.next_update_utc
+            report.lines.append(
+                f"{file}: good as a list of the revoked, of {shown_name(each.issuer.subject)},"
+                f" {len(each.serials)} revoked" + (f", until {due:%Y-%m-%d}" if due else "")
+            )
+        warnings = [ending.warning(now) for ending in loaded.endings()]
+        report.warnings += [*filter(None, warnings), *loaded.warnings(authorities, now)]
+    return Revocations("", found) if found else None
+
+
+def _revoked_beside(trust: Sequence[x509.Certificate], directory: str) -> Revocations | None:
+    """The list of the authority in a directory, where it is the one that is trusted."""
+    authority, beside = (os.path.join(directory, name) for name in (CERTIFICATE, REVOKED))
+    if not os.path.exists(beside) or not os.path.exists(authority):
+        return None
+    ours = load_trust(authority)
+    return load_revocations(beside, ours) if any(one in trust for one in ours) else None
 
 
 # ── judging ─────────────────────────────────────────────────────────────────────────────────
@@ -207,6 +261,7 @@ def _judge_leaf(
     file: str,
     found: list[x509.Certificate],
     trust: Sequence[x509.Certificate],
+    revoked: Revocations | None,
     peer: x509.DNSName | x509.IPAddress | None,
     use: str | None,
     now: datetime.datetime,
@@ -216,11 +271,11 @@ def _judge_leaf(
     for each in [use] if use else _uses(leaf):
         try:
             if each == "node":
-                verified = verify_node(leaf, others, trust, now)
+                verified = verify_node(leaf, others, trust, now, revoked)
                 who = f'"{verified.identity}"'
             else:
                 looked_for = peer or _first_name(leaf)
-                verify_server(leaf, others, trust, looked_for, now)
+                verify_server(leaf, others, trust, looked_for, now, revoked)
                 who = shown_alternative_names(leaf)
         except PeerRejected as rejected:
             report.refuse(f"{file}: refused as a {each} ({rejected.reason}): {rejected.detail}")
@@ -229,6 +284,8 @@ def _judge_leaf(
         else:
             end = leaf.not_valid_after_utc
             report.lines.append(f"{file}: good as a {each}, {who}, until {end:%Y-%m-%d %H:%M} UTC")
+            if warning := certificate_ending(file, leaf).warning(now):
+                report.warnings.append(warning)
 
 
 def _uses(leaf: x509.Certificate) -> list[str]:

@@ -295,6 +295,7 @@ def list_(as_json: bool, directory: str) -> None:
 @certs.command(cls=Command, example="nray certs check server.pem server-key.pem")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--ca", metavar="FILE", help="The authority to judge by.")
+@click.option("--crl", metavar="FILE", help="A list of the revoked to judge by.")
 @click.option("--name", metavar="NAME", help="What nodes look for in a server's certificate.")
 @click.option(
     "--as",
@@ -304,13 +305,19 @@ def list_(as_json: bool, directory: str) -> None:
 )
 @_directory
 def check(
-    files: tuple[str, ...], ca: str | None, name: str | None, use: str | None, directory: str
+    files: tuple[str, ...],
+    ca: str | None,
+    crl: str | None,
+    name: str | None,
+    use: str | None,
+    directory: str,
 ) -> int:
-    """Say whether certificates, keys, bundles and authorities are good.
+    """Say whether certificates, keys, bundles, authorities and lists of the
+    revoked are good.
 
     They are judged as server and nodes would do it, by --ca, else by an
-    authority that is among the files, else by the one in --dir. The status is 1
-    if anything would be refused.
+    authority that is among the files, else by the one in --dir; the same with
+    --crl. The status is 1 if anything would be refused.
 
     \b
     Examples:
@@ -319,7 +326,7 @@ def check(
     """
     from nray.api.check_certs import check as judge
 
-    report = judge(files, authority=ca, directory=directory, name=name, use=use)
+    report = judge(files, authority=ca, crl=crl, directory=directory, name=name, use=use)
     for line in report.lines:
         click.echo(line)
     for warning in report.warnings:

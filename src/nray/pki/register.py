@@ -16,6 +16,7 @@ import msgspec
 from cryptography import x509
 
 from nray.pki.errors import PkiError
+from nray.pki.expiry import WARNED_BEFORE
 from nray.pki.files import KEY_MODE, write
 from nray.pki.names import printable
 
@@ -29,7 +30,7 @@ FORMAT = 1
 REGISTER_BYTES_MAX = 1 << 28
 
 #: How long before its end a certificate "expires soon"; of a short-lived one the last fifth.
-SOON = datetime.timedelta(days=7)
+SOON = WARNED_BEFORE
 SOON_SHARE = 5
 
 
