@@ -292,7 +292,11 @@ def list_(as_json: bool, directory: str) -> None:
     _tell(work.listing(directory, as_json=as_json))
 
 
-@certs.command(cls=Command, example="nray certs check server.pem server-key.pem")
+@certs.command(
+    cls=Command,
+    short_help="Say whether certificates, keys and bundles are good.",
+    example="nray certs check server.pem server-key.pem",
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--ca", metavar="FILE", help="The authority to judge by.")
 @click.option("--crl", metavar="FILE", help="A list of the revoked to judge by.")
