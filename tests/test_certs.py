@@ -450,6 +450,14 @@ def test_a_certificate_that_cannot_be_written_is_revoked(
     good("issue", "node", "a")
 
 
+def test_what_a_killed_process_left_is_removed(here: Path) -> None:
+    for name in (".issued.jsonl.0123456789abcdef", ".crl.pem.0123456789abcdef", ".crl.pem.notes"):
+        Path("nray-ca", name).write_text("half")
+    good("issue", "node", "a")
+    hidden = [name for name in os.listdir("nray-ca") if name.startswith(".")]
+    assert hidden == [".crl.pem.notes"]
+
+
 def test_two_at_once_take_turns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good("issue", "node", "a")
     monkeypatch.setattr(office, "LOCK_WAIT_S", 0.0)

@@ -6,6 +6,7 @@ belongs; a key has its mode of 0600 from its first moment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -18,6 +19,9 @@ from nray.pki.errors import PkiError
 
 KEY_MODE = 0o600
 CERTIFICATE_MODE = 0o644
+
+#: Randomness in the name of a draft.
+_DRAFT_BYTES = 8
 
 
 def key_pem(
@@ -89,7 +93,7 @@ def write(path: Path, data: bytes, mode: int, *, replace: bool = False) -> None:
     Raises:
         PkiError: the file exists, or cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(_DRAFT_BYTES)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -110,6 +114,15 @@ def write(path: Path, data: bytes, mode: int, *, replace: bool = False) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise PkiError(f"{path}: the file cannot be written ({reason})") from error
+
+
+def remove_drafts(*paths: Path) -> None:
+    """Removes what a process that was killed in `write` has left of these files. To be called
+    only where nobody else can be writing them."""
+    for path in paths:
+        for draft in path.parent.glob(f".{path.name}." + "[0-9a-f]" * 2 * _DRAFT_BYTES):
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def sync_directory(directory: Path) -> None:

@@ -31,6 +31,7 @@ from nray.pki.files import (
     KEY_MODE,
     certificate_pem,
     key_pem,
+    remove_drafts,
     sync_directory,
     write,
 )
@@ -149,6 +150,7 @@ def opened(directory: Path, passphrase: bytes | None) -> Iterator[Office]:
                 "take both from a backup of the same time",
             )
         register = Register.load(directory / REGISTER)
+        remove_drafts(directory / REGISTER, directory / REVOKED)
         yield Office(directory, Pair(certificate, key), register, warnings)
 
 
