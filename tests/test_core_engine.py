@@ -642,12 +642,17 @@ def test_more_second_tries_than_there_is_room_for(tun: Tun) -> None:
     """Then the kernel's own second SYN is waited for: no probe ends with a single one."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 13_000:
         pytest.skip("needs 13,000 descriptors")
-    drive = Drive(engine(tcp_timeout_s=1.3, adaptive=True, states=()))
-    answer_all(drive, tun, [QUICK])
-    tun.sent()
     where = space(["198.18.1.200"], tcp(*range(1, 12_001)))
-    drive.engine.add_slice(2000, 0, where.total, where, None)
-    drive.until(lambda: drive.engine.in_flight == 12_000, step_s=0.01)
+    for _ in range(10):  # on a busy machine the first end before the last have begun
+        drive = Drive(engine(tcp_timeout_s=1.3, adaptive=True, states=()))
+        answer_all(drive, tun, [QUICK])
+        tun.sent()
+        drive.engine.add_slice(2000, 0, where.total, where, None)
+        while drive.engine.in_flight < 12_000 and drive.engine.slices_open:
+            drive.pump(0.01)
+        if drive.engine.slices_open:
+            break
+    assert drive.engine.in_flight == 12_000
     time.sleep(0.35)  # and now all of them are overdue at once
     # Seen as bytes: to parse 24,000 packets would take longer than the scan.
     sent: Counter[bytes] = Counter()
@@ -657,8 +662,7 @@ def test_more_second_tries_than_there_is_room_for(tun: Tun) -> None:
             while True:
                 sent[os.read(tun.fd, 2000)[22:24]] += 1
     assert drive.leases[2000].counts["filtered"] == 12_000
-    assert len(sent) == 12_000
-    assert min(sent.values()) >= 2
+    assert all(sent[port.to_bytes(2, "big")] >= 2 for port in range(1, 12_001))
 
 
 def table_place(prefix: bytes, family: int) -> int:
