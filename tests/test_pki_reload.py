@@ -47,7 +47,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Pair:
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    monkeypatch.setattr(reload_module, "COMPARE_EVERY_S", 0.0)
     return Pair(tmp_path)
 
 
@@ -75,6 +76,8 @@ def test_what_has_not_changed_is_neither_opened_nor_loaded(
     late = reload_module.time.time_ns() + 2 * UNSETTLED_NS
     monkeypatch.setattr(reload_module.time, "time_ns", lambda: late)
 
+    assert not pair.reloaded.refresh()  # once more, for the first look was too early
+
     def fail() -> bytes:
         raise AssertionError("opened")
 
@@ -84,15 +87,30 @@ def test_what_has_not_changed_is_neither_opened_nor_loaded(
     assert pair.loads == 1
 
 
-def test_a_change_that_leaves_times_and_size_alone_is_seen_while_they_are_fresh(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("later_s", [0, 10])
+def test_a_change_that_leaves_times_and_size_alone_is_seen_too(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, later_s: int
 ) -> None:
-    """Two writes within one tick of the file system's clock look alike to stat."""
+    """Two writes within one tick of the file system's clock look alike to stat; also to a look
+    that comes long after."""
     marks = pair.reloaded._look()
     monkeypatch.setattr(pair.reloaded, "_look", lambda: marks)
     pair.write("b", "b")
+    late = reload_module.time.time_ns() + later_s * 1_000_000_000
+    monkeypatch.setattr(reload_module.time, "time_ns", lambda: late)
     assert pair.reloaded.refresh()
     assert pair.reloaded.value == "b"
+
+
+def test_fresh_files_are_not_compared_for_each_of_a_flood_of_looks(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload_module, "COMPARE_EVERY_S", 3600.0)
+    compared = []
+    monkeypatch.setattr(pair.reloaded, "_content", lambda: compared.append(1))
+    for _ in range(100):
+        assert not pair.reloaded.refresh()
+    assert compared == []
 
 
 def test_a_replaced_file_of_old_times_is_seen(pair: Pair) -> None:

@@ -19,6 +19,9 @@ from nray.pki.errors import PkiError
 #: A file that was changed so short a time ago, ns, may be changed again without its times
 #: telling (they move in steps, on some file systems of two seconds): it is compared by content.
 UNSETTLED_NS = 2_000_000_000
+#: Files that look unchanged, but for that, are compared so often at most, seconds: a list can have
+#: megabytes, and connections come in floods.
+COMPARE_EVERY_S = 0.1
 
 T = TypeVar("T")
 
@@ -45,6 +48,7 @@ class Reloaded(Generic[T]):
         self._load = load
         self._log = log or logging.getLogger("nray.pki")
         self._marks = self._look()
+        self._note_time()
         self._good = self._tried = self._content()
         self.value = load()
         self._fault = ""
@@ -59,9 +63,13 @@ class Reloaded(Generic[T]):
         """
         marks = self._look()
         asked = insist or anew
-        if marks == self._marks and self._settled(marks) and not (asked or self._fault):
-            return False
+        if marks == self._marks and not asked:
+            if self._sure and not self._fault:
+                return False
+            if time.monotonic() - self._compared_at < COMPARE_EVERY_S:
+                return False
         self._marks = marks
+        self._note_time()
         content = self._content()
         if content is not None and content == self._tried and not asked:
             return False
@@ -107,10 +115,11 @@ class Reloaded(Generic[T]):
             digest.update(one.digest())
         return digest.digest()
 
-    @staticmethod
-    def _settled(marks: tuple[tuple[int, ...] | None, ...]) -> bool:
+    def _note_time(self) -> None:
+        """Before the files are read: whether a later change would show in their times."""
         before = time.time_ns() - UNSETTLED_NS
-        return all(mark is not None and max(mark[:2]) < before for mark in marks)
+        self._sure = all(mark is not None and max(mark[:2]) < before for mark in self._marks)
+        self._compared_at = time.monotonic()
 
 
 def _mark(path: str) -> tuple[int, ...] | None:

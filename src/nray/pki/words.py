@@ -53,6 +53,11 @@ _ALERT_WORDS = {
     "bad certificate": "the other end does not accept this certificate",
     "certificate expired": "the other end says that this certificate has expired",
     "certificate unknown": "the other end does not accept this certificate",
+    "certificate revoked": "the other end says that this certificate was revoked",
+    "unsupported certificate": "the other end does not accept certificates of this kind",
+    "access denied": "the other end knows this certificate and does not let it in",
+    "decrypt error": "the other end could not check a signature of ours",
+    "internal error": "the other end failed (look at its log)",
     "no renegotiation": "the other end does not renegotiate",
 }
 
