@@ -448,11 +448,14 @@ def test_processes_are_told_by_a_signal_and_users_in_words(office, tmp_path):
             assert "takes no node of that name" in foreign.said
         assert "node.foreign matches no pattern of TLS.allowedNodes" in server.said
         # The whole group, workers too, as when a terminal hangs up.
+        workers = set(node._members())
+        assert len(workers) >= 3
         for process in (server, node):
             signal_group(process, signal.SIGHUP)
         until(lambda: "SIGHUP: certificates" in server.said and "SIGHUP: certificates" in node.said)
         assert server.popen.poll() is None
         assert node.popen.poll() is None
+        assert workers <= set(node._members())
         office.revoke(office.node)
         server.popen.send_signal(signal.SIGHUP)
         assert node.end() == 1
