@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 
 import pytest
 import trio
@@ -18,8 +19,10 @@ from fakes import hit, in_trio, line_pair, registration, run_in_trio, segment_of
 from nray.pki.stream import HANDSHAKE_READS_MAX
 from nray.server.accept import (
     CLOSED_A_SECOND,
+    CLOSED_TOGETHER,
     ENTRIES_A_SECOND,
     ENTRIES_AT_ONCE,
+    _close_waiting,
     accept_lines,
 )
 from nray.server.complaints import TOGETHER_S, TOLD_IN_FULL, Complaints
@@ -407,6 +410,25 @@ async def test_lines_are_let_in_at_a_pace_and_others_closed_at_one(caplog):
     entered = (len(let_in) - ENTRIES_AT_ONCE) / closed[-1]
     assert entered == pytest.approx(ENTRIES_A_SECOND, rel=0.05)
     assert caplog.text.count("too many lines come") == TOLD_IN_FULL
+
+
+def test_lines_that_wait_in_the_kernel_are_closed_many_at_a_time():
+    async def main():
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            where = listener.socket.getsockname()
+            lines = [socket.create_connection(where) for _ in range(CLOSED_TOGETHER + 3)]
+            assert _close_waiting(listener) == CLOSED_TOGETHER
+            assert _close_waiting(listener) == 3
+            assert _close_waiting(listener) == 0
+            for line in lines:
+                line.settimeout(5)
+                assert line.recv(1) == b""
+                line.close()
+            with socket.create_connection(where):  # it is still good
+                await (await listener.accept()).aclose()
+
+    trio.run(main)
 
 
 # ── time limits of the door of TLS ──────────────────────────────────────────────────────────

@@ -28,30 +28,41 @@ class Complaints:
 
     def __init__(self) -> None:
         self._said: Counter[str] = Counter()
+        self._happened: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
         self._level: dict[str, int] = {}
 
     def say(
-        self, kind: str, message: str, *arguments: object, level: int = logging.WARNING
+        self,
+        kind: str,
+        message: str,
+        *arguments: object,
+        level: int = logging.WARNING,
+        times: int = 1,
     ) -> None:
         """Log a message, or count it.
 
         Args:
             kind: a few words for the line with the number, "peers without good TLS".
+            times: how often it has happened.
         """
         if kind not in self._said and len(self._said) >= KINDS_MAX:
             return
         self._said[kind] += 1
+        self._happened[kind] += times
         self._level[kind] = level
         if self._said[kind] <= TOLD_IN_FULL:
+            self._told[kind] += times
             log.log(level, message, *arguments)
 
     def settle(self) -> None:
         """Tell how many were not told in full, and begin anew."""
-        for kind, times in self._said.items():
-            if times > TOLD_IN_FULL:
-                more = times - TOLD_IN_FULL
+        for kind, times in self._happened.items():
+            more = times - self._told[kind]
+            if more:
                 log.log(self._level[kind], "%s: %s more", kind, f"{more:,}")
-        self._said.clear()
+        for counter in (self._said, self._happened, self._told):
+            counter.clear()
         self._level.clear()
 
     async def run(self) -> None:
