@@ -33,8 +33,9 @@ from nray.node.client import Node, NodeOptions
 from nray.node.supervisor import Outcome
 from nray.server import books as books_module
 from nray.server.books import Books, open_books
+from nray.server.door import Doorman
 from nray.server.scheduler import Tally
-from nray.server.server import Doorman, Server, ServerOptions
+from nray.server.server import Server, ServerOptions
 from nray.targets.plan import plan
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel

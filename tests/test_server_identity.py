@@ -22,7 +22,7 @@ from fakes import (
     until,
 )
 from nray.ledger.entries import SliceDone
-from nray.server.server import Doorman
+from nray.server.door import Doorman
 from nray.server.sessions import RECONNECT_S
 from nray.wire.channel import ChannelBroken, ChannelEnded
 from nray.wire.errors import Reason
@@ -37,7 +37,7 @@ class Badges(Doorman):
     def __init__(self) -> None:
         self.next: deque[str | None] = deque()
 
-    async def admit(self, stream):
+    async def admit(self, stream, guest):
         await trio.lowlevel.checkpoint()
         return stream, self.next.popleft()
 

@@ -30,7 +30,9 @@ from nray import UserError
 from nray.ledger.ledger import LedgerError, LedgerFull
 from nray.server import books as books_module
 from nray.server import server as server_module
-from nray.server.server import FAREWELL_S, GUESTS_MAX, REGISTER_S, Server, open_listeners
+from nray.server.accept import open_listeners
+from nray.server.door import ADDRESS_PART, LINES_MAX, Stage
+from nray.server.server import FAREWELL_S, REGISTER_S, Server
 from nray.server.sessions import RECONNECT_S
 from nray.server.summary import exit_status
 from nray.targets.findings import expand
@@ -222,7 +224,7 @@ async def test_a_node_that_is_just_coming_is_waited_for_and_told():
         served = await serve(nursery, [segment_of("198.18.0.1", "1")])
         guest = await served.peer(register=False)  # its line is up, and no more
         await scan_all(await served.peer())
-        await trio.sleep(1)
+        await trio.sleep(server_module.LATECOMER_S / 2)
         await guest.register(instance="late", machine_id="late")
         assert (await guest.hear()).done
         await guest.channel.send(Bye())
@@ -988,26 +990,29 @@ async def test_who_does_not_register_in_time_is_let_go():
         with pytest.raises(GONE):
             await peer.channel.receive()
         assert trio.current_time() - before == pytest.approx(REGISTER_S, abs=0.1)
-        await until(lambda: served.server._guests == 0)
+        await until(lambda: not len(served.server.lobby))
         nursery.cancel_scope.cancel()
 
 
 @in_trio
-async def test_guests_are_bounded_and_make_room_when_they_have_gone():
+async def test_guests_are_bounded_and_the_oldest_make_room_for_others():
+    most = LINES_MAX[Stage.ADMITTED] // ADDRESS_PART
     async with trio.open_nursery() as nursery:
         served = await serve(nursery)
         registered = await served.peer()
-        guests = [await served.peer(register=False) for _ in range(GUESTS_MAX)]
+        guests = [await served.peer(register=False) for _ in range(most)]
         await trio.testing.wait_all_tasks_blocked()
-        assert served.server._guests == GUESTS_MAX
+        assert len(served.server.lobby) == most
         one_more = await served.peer(register=False)
+        assert isinstance(await one_more.channel.receive(), Welcome)
+        assert len(served.server.lobby) == most
+        await guests[0].channel.receive()
         with pytest.raises(GONE):
-            await one_more.channel.receive()
+            await guests[0].channel.receive()
         await registered.channel.send(Heartbeat(1))  # those that are in do not mind
         assert await registered.hear() == Pulse()
-        guests[0].cut()
-        await trio.sleep(0.1)
         await served.peer()
+        assert len(served.server.lobby) == most - 1
         nursery.cancel_scope.cancel()
 
 

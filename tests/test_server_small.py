@@ -24,6 +24,8 @@ from nray.ledger.entries import Hits, NodeSeen, Registration
 from nray.pki import errors as pki_errors
 from nray.pki.errors import PeerRejected
 from nray.pki.stream import TlsError
+from nray.server.complaints import Complaints
+from nray.server.door import Lobby
 from nray.server.scheduler import Scheduler
 from nray.server.server import explain, reason_for
 from nray.server.summary import exit_status, status_line, summary_lines, totals
@@ -170,13 +172,17 @@ def test_every_reason_for_a_certificate_has_words_for_the_peer():
         assert explain(reason_for(rejected))
 
 
+def guest_on(stream):
+    return Lobby(Complaints()).enter(stream, lambda: None)
+
+
 class Tls:
     """Stands in for `nray.pki.endpoint.ServerTls`: what it raises is the argument."""
 
     def __init__(self, error):
         self.error = error
 
-    async def accept(self, stream, *, timeout_s):
+    async def accept(self, stream, *, timeout_s, spent):
         await trio.lowlevel.checkpoint()
         raise self.error
 
@@ -193,7 +199,7 @@ class Tls:
 @in_trio
 async def test_who_is_not_admitted_is_only_told_of_in_the_log(error, caplog):
     ours, _ = line_pair()
-    assert await TlsDoorman(Tls(error)).admit(ours) is None
+    assert await TlsDoorman(Tls(error)).admit(ours, guest_on(ours)) is None
     if isinstance(error, PeerRejected):
         assert "a key of 512 bits" in caplog.text
 
@@ -224,7 +230,7 @@ async def test_a_peer_that_is_not_verified_hears_the_reason_and_no_more(reason):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
-        assert await TlsDoorman(Tls(error)).admit(ours) is None
+        assert await TlsDoorman(Tls(error)).admit(ours, guest_on(ours)) is None
     told = b"".join(heard)
     assert reason_for(reason).value.encode() in told
     assert b"words for our own log" not in told

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -189,10 +189,16 @@ class ServerCredentials(_Files):
             self.identity, self.trust, self._require_client, self._allowed, self.revocations
         )
 
-    async def accept(self, transport: trio.abc.Stream, *, timeout_s: float) -> AcceptedPeer:
+    async def accept(
+        self,
+        transport: trio.abc.Stream,
+        *,
+        timeout_s: float,
+        spent: Callable[[float], None] | None = None,
+    ) -> AcceptedPeer:
         """See `ServerTls.accept`."""
         self.refresh()
-        return await self._tls.accept(transport, timeout_s=timeout_s)
+        return await self._tls.accept(transport, timeout_s=timeout_s, spent=spent)
 
     def objection(self, peer: VerifiedPeer) -> PeerRejected | None:
         """See `ServerTls.objection`."""

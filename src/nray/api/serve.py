@@ -275,8 +275,9 @@ def _run(
     import trio
 
     from nray.api import loop
+    from nray.server.accept import open_listeners
     from nray.server.books import open_books
-    from nray.server.server import Server, ServerOptions, open_listeners
+    from nray.server.server import Server, ServerOptions
     from nray.server.summary import exit_status, summary_lines
 
     doorman = None

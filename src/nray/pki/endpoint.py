@@ -7,7 +7,7 @@ got nothing but a handshake, and nothing of it was read but a handshake.
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -91,7 +91,13 @@ class ServerTls:
         with _own_faults():
             self._context = server_context(identity, client)
 
-    async def accept(self, transport: trio.abc.Stream, *, timeout_s: float) -> AcceptedPeer:
+    async def accept(
+        self,
+        transport: trio.abc.Stream,
+        *,
+        timeout_s: float,
+        spent: Callable[[float], None] | None = None,
+    ) -> AcceptedPeer:
         """The handshake with a node, and the judgement of it.
 
         On any error, and if it is cancelled, the connection is closed; except that a
@@ -99,6 +105,7 @@ class ServerTls:
 
         Args:
             timeout_s: for all of it, seconds.
+            spent: told of each piece of processor time that the handshake took, seconds.
 
         Raises:
             PeerRejected: its certificate is not good, or there is none and one is demanded.
@@ -107,7 +114,7 @@ class ServerTls:
         async with _closed_on_error(transport):
             stream = TlsStream(transport, server_connection(self._context))
             try:
-                await _shake(stream, timeout_s)
+                await _shake(stream, timeout_s, spent)
             except TlsError as error:
                 if error.reason == NO_CLIENT_CERTIFICATE:
                     await _drain_briefly(stream)
@@ -271,10 +278,12 @@ async def close_gently(
         await trio.aclose_forcefully(stream)
 
 
-async def _shake(stream: TlsStream, timeout_s: float) -> None:
+async def _shake(
+    stream: TlsStream, timeout_s: float, spent: Callable[[float], None] | None = None
+) -> None:
     try:
         with trio.move_on_after(timeout_s) as scope:
-            await stream.do_handshake()
+            await stream.do_handshake(spent)
     except TlsError:
         raise
     except trio.BrokenResourceError as error:

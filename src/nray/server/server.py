@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +12,18 @@ import msgspec
 import trio
 from trio.lowlevel import ParkingLot
 
-from nray import UserError, __version__
+from nray import __version__
 from nray.config.errors import printable
 from nray.ledger.entries import Entry, NodeSeen, Registration
+from nray.server.accept import accept_lines
 from nray.server.books import Books, entries_of, now_ms
+from nray.server.complaints import Complaints
+from nray.server.door import Doorman, Guest, Lobby, Stage
+from nray.server.pace import Purse
 from nray.server.refusals import attribute
 from nray.server.restore import restore
 from nray.server.scheduler import FaultyReport, Scheduler
-from nray.server.sessions import Session, Sessions
+from nray.server.sessions import NODES_MAX, Session, Sessions
 from nray.server.summary import status_line
 from nray.targets.findings import check
 from nray.targets.segment import Segment
@@ -51,6 +54,7 @@ from nray.wire.messages import (
     Welcome,
 )
 from nray.wire.messages import Segment as SegmentMessage
+from nray.wire.rules import HIT_BYTES
 from nray.wire.states import ServerEnd
 
 log = logging.getLogger("nray.server")
@@ -59,15 +63,16 @@ log = logging.getLogger("nray.server")
 REGISTER_S = 10.0
 #: How long nodes may take to say Bye at the end.
 FAREWELL_S = 10.0
-#: How long a line that is not yet registered is waited for at the end: long enough for an honest
-#: node, which is then told to stop and does not look for this server for ever.
-LATECOMER_S = 2.0
+#: How long after it was accepted a line that has not yet registered is waited for at the end: long
+#: enough for an honest node, which is then told to stop and does not look for this server for
+#: ever. Lines that are older, or have not said a word, are not waited for at all.
+LATECOMER_S = 0.5
 #: How long after its start a server that has gone on with a scan waits for nodes of the earlier
 #: process, even if all is done: a little longer than they wait between two attempts.
 RETURN_S = 6.0
 HEARTBEAT_S = 5.0
-#: Lines under way that have not registered yet: what half-open peers can hold at most.
-GUESTS_MAX = 256
+#: Between two looks at whether all have left, seconds; mostly one is told before.
+LOOK_EVERY_S = 0.1
 
 NodeChannel = Channel[ServerMessage, NodeMessage]
 
@@ -86,26 +91,6 @@ class ServerOptions:
     pool_by_preference: bool = True
     several_per_machine: bool = False
     slice_most: int = 0
-
-
-class Doorman:
-    """Lets a line in: plain TCP as it is. See `nray.server.tls` for the other way."""
-
-    async def admit(self, stream: trio.abc.Stream) -> tuple[trio.abc.Stream, str | None] | None:
-        """The stream to talk on and the peer's verified identity; None if it was turned away."""
-        return stream, None
-
-    def objection(self, stream: trio.abc.Stream) -> tuple[Reason, str] | None:
-        """Why a peer that was let in has to go, with words for the log; None if it may stay."""
-        return None
-
-    async def changed(self) -> None:
-        """Wait until what peers are judged by has changed."""
-        await trio.sleep_forever()
-
-    def briefly(self) -> list[str]:
-        """What of our own ends soon, a clause each."""
-        return []
 
 
 class TurnedOut(PeerFault):
@@ -158,7 +143,9 @@ class Server:
         self._over = trio.Event()
         self._return_by = 0.0
         self._stop = Stop(True)
-        self._guests = 0
+        self._complaints = Complaints()
+        #: Lines that have not registered yet.
+        self.lobby = Lobby(self._complaints)
         # Reports in the books that are not on the disk yet.
         self._not_durable = 0
         # Set when a line or a session has ended.
@@ -188,7 +175,9 @@ class Server:
         """
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                nursery.start_soon(trio.serve_listeners, self._serve, [listener])
+                nursery.start_soon(accept_lines, listener, self._serve, nursery, self.lobby)
+            nursery.start_soon(self._doorman.run)
+            nursery.start_soon(self._complaints.run)
             nursery.start_soon(self._expire)
             nursery.start_soon(self._tell_status)
             self._return_by = trio.current_time() + RETURN_S
@@ -212,7 +201,7 @@ class Server:
                 with trio.move_on_at(self._return_by):
                     await self._until(lambda: not self._sessions.awaited)
             with trio.move_on_after(LATECOMER_S):
-                await self._until(lambda: not len(self._sessions) and not self._guests)
+                await self._until(lambda: not len(self._sessions) and not self._coming())
             await self._until(lambda: not len(self._sessions))
         if farewell.cancelled_caught:
             log.warning("%d nodes did not say good-bye", len(self._sessions))
@@ -220,7 +209,11 @@ class Server:
     async def _until(self, settled: Callable[[], bool]) -> None:
         while not settled():
             self._left = trio.Event()
-            await self._left.wait()
+            with trio.move_on_after(LOOK_EVERY_S):
+                await self._left.wait()
+
+    def _coming(self) -> bool:
+        return self.lobby.coming(trio.current_time(), LATECOMER_S)
 
     async def _expire(self) -> None:
         every = min(self._options.expiry_check_s, 1.0)
@@ -249,47 +242,54 @@ class Server:
 
     # ── one line ────────────────────────────────────────────────────────────────────────────
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.abc.Stream) -> None:
         """A bad peer costs its own line alone."""
-        if self._guests >= GUESTS_MAX:
-            await trio.aclose_forcefully(stream)
-            return
-        self._guests += 1
-        guest = True
-        try:
-            peer = peer_name(stream)
-            admitted = await self._doorman.admit(stream)
-            if admitted is None:
-                return
-            secured, identity = admitted
-            channel: NodeChannel = Channel(secured, ServerEnd())
+        with trio.CancelScope() as life:
+            guest = self.lobby.enter(stream, life.cancel)
             try:
-                register = await self._greet(channel, peer, identity)
-                if register is not None:
-                    session, back = await self._enter(channel, register, identity)
-                    self._guests -= 1
-                    guest = False
-                    await self._talk(channel, session, peer, back=back)
-            except TurnedOut as fault:
-                log.warning("turned out a node at %s: %s", peer, fault.detail)
-                await channel.refuse(fault.reason)
-            except PeerFault as fault:
-                log.warning("%s broke the protocol: %s", peer, fault.detail)
-                await channel.refuse(fault.reason, fault.detail)
-            except (ChannelEnded, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                log.debug("%s: %s", peer, error)
-            except LocalFault:  # a mistake of ours costs one line, not the scan
-                log.exception("mistake in talking to %s", peer)
+                admitted = await self._doorman.admit(stream, guest)
+                if admitted is not None:
+                    guest.advance(Stage.ADMITTED)
+                    await self._converse(*admitted, guest)
             finally:
+                guest.leave()
+                self._left.set()
+                await trio.aclose_forcefully(stream)
+
+    async def _converse(self, stream: trio.abc.Stream, identity: str | None, guest: Guest) -> None:
+        """All that is said on a line whose peer may talk; closes it."""
+        peer = guest.peer
+        purse = Purse()
+        channel: NodeChannel = Channel(stream, ServerEnd(), partial(_bear_with, purse))
+        try:
+            register = await self._greet(channel, guest, identity)
+            if register is not None:
+                session, back = await self._enter(channel, register, identity)
+                guest.leave()
+                await self._talk(channel, session, purse, peer, back=back)
+        except TurnedOut as fault:
+            self._complaints.say(
+                "nodes turned out", "turned out a node at %s: %s", peer, fault.detail
+            )
+            await channel.refuse(fault.reason)
+        except PeerFault as fault:
+            self._complaints.say(
+                "peers that broke the protocol", "%s broke the protocol: %s", peer, fault.detail
+            )
+            await channel.refuse(fault.reason, fault.detail)
+        except (ChannelEnded, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            log.debug("%s: %s", peer, error)
+        except LocalFault:  # a mistake of ours costs one line, not the scan
+            log.exception("mistake in talking to %s", peer)
+        finally:
+            if guest.evicted:  # others have its room already
+                await trio.aclose_forcefully(channel)
+            else:
                 with trio.move_on_after(1.0, shield=True):
                     await channel.aclose()
-        finally:
-            if guest:
-                self._guests -= 1
-            self._left.set()
 
     async def _greet(
-        self, channel: NodeChannel, peer: str, identity: str | None
+        self, channel: NodeChannel, guest: Guest, identity: str | None
     ) -> Register | None:
         """What a node says of itself; None if it said nothing in time or was refused."""
         with trio.move_on_after(REGISTER_S):
@@ -297,28 +297,44 @@ class Server:
             register = await channel.receive()
             assert isinstance(register, Register)
             if self._sessions.impostor(register, identity):
-                shown = identity or "nobody (it showed none)"
-                log.warning(
+                self._complaints.say(
+                    "nodes refused that said they were others",
                     "refused a node at %s: it says that it is one that is known by another"
                     " certificate; its own is of %s",
-                    peer,
-                    shown,
+                    guest.peer,
+                    identity or "nobody (it showed none)",
                 )
                 await channel.refuse(
                     Reason.NOT_ALLOWED, "it was registered before, with another certificate"
                 )
                 return None
+            if self._sessions.full(register):
+                self._complaints.say(
+                    "nodes refused because there are too many", "too many nodes: %s", guest.peer
+                )
+                await channel.refuse(Reason.BUSY, f"{NODES_MAX} nodes are registered")
+                return None
             twin = self._sessions.duplicate(register)
             if twin is None:
                 return register
-            log.warning("refused a second node of one machine: %s at %s", register.name, peer)
+            self._complaints.say(
+                "second nodes of one machine refused",
+                "refused a second node of one machine: %s at %s",
+                register.name,
+                guest.peer,
+            )
             await channel.refuse(
                 Reason.DUPLICATE_MACHINE,
                 f"{twin.name} ({twin.node.node_id}) is there already; "
                 "allowMultipleNodesPerHost: true lets more in",
             )
             return None
-        log.debug("%s did not register in time", peer)
+        self._complaints.say(
+            "peers that did not register in time",
+            "%s did not register in time",
+            guest.peer,
+            level=logging.INFO,
+        )
         return None
 
     async def _enter(
@@ -340,7 +356,9 @@ class Server:
         session.policy = register.policy
         return session, met
 
-    async def _talk(self, channel: NodeChannel, session: Session, peer: str, *, back: bool) -> None:
+    async def _talk(
+        self, channel: NodeChannel, session: Session, purse: Purse, peer: str, *, back: bool
+    ) -> None:
         """All that is said once a node has registered; ``back``: again.
 
         Raises:
@@ -349,7 +367,7 @@ class Server:
         gone = False
         try:
             async with trio.open_nursery() as nursery:
-                line = _Line(channel)
+                line = _Line(channel, purse)
                 await self._let_in(channel, session, peer, back=back)
                 nursery.start_soon(self._lease, channel, session)
                 nursery.start_soon(self._acknowledge, line)
@@ -466,20 +484,41 @@ class Server:
         while True:
             message = await line.channel.receive()
             session.seen_at = trio.current_time()
+            wait_s = 0.0
             match message:
                 case Report():
-                    await self._take(line, session, message)
+                    wait_s = await self._take(line, session, message)
                 case Ask(leases):
                     self.scheduler.want(session.node, leases)
                     session.kick.set()
+                    wait_s = line.purse.word(trio.current_time())
                 case Heartbeat(sent):
                     session.sent = sent
                     await line.channel.send(Pulse(self.paused))
+                    wait_s = line.purse.word(trio.current_time())
                 case Bye():
                     return
+            if wait_s:
+                await self._leave_waiting(session, wait_s)
 
-    async def _take(self, line: _Line, session: Session, report: Report) -> None:
-        """A report into the books; it is acknowledged when it is durable.
+    async def _leave_waiting(self, session: Session, wait_s: float) -> None:
+        """Do not read a node that says much and brings nothing, for a moment."""
+        self._complaints.say(
+            "times that a node was slowed",
+            "%s (%s) says much and brings nothing: it is read more slowly",
+            session.node.node_id,
+            session.name,
+        )
+        session.busy += 1
+        try:
+            await trio.sleep(wait_s)
+        finally:
+            session.busy -= 1
+            session.seen_at = trio.current_time()
+
+    async def _take(self, line: _Line, session: Session, report: Report) -> float:
+        """A report into the books; it is acknowledged when it is durable. Returns for how long
+        the node is not to be read, seconds.
 
         What waits is only the room for it: from the scheduler's word to the books nothing can
         come between.
@@ -489,6 +528,7 @@ class Server:
         """
         await self._room(session)
         entries: list[Entry] = []
+        fresh, ended = 0, False
         try:
             segment = self.scheduler.place(report.lease, session.node)
             if segment is not None:
@@ -505,11 +545,14 @@ class Server:
                 )
                 if taken is not None:
                     entries = entries_of(taken, counts, errors, session.number)
+                    fresh, ended = len(taken.fresh) // HIT_BYTES, taken.ended
         except (FaultyReport, ValueError) as error:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         line.received = report.report
         self._not_durable += 1
         self._books.submit(entries, partial(self._durable, line, report.report))
+        hits = len(report.hits) // HIT_BYTES
+        return line.purse.report(hits, fresh, ended, trio.current_time())
 
     async def _room(self, session: Session) -> None:
         """Wait for room in the books: a slow output, or a full disk, holds the scan."""
@@ -547,8 +590,9 @@ class Server:
 class _Line:
     """One connection's reports: received, durable, acknowledged, by their numbers."""
 
-    def __init__(self, channel: NodeChannel) -> None:
+    def __init__(self, channel: NodeChannel, purse: Purse) -> None:
         self.channel = channel
+        self.purse = purse
         self.received = 0
         self.durable = 0
         self.acknowledged = 0
@@ -557,57 +601,19 @@ class _Line:
         self.told = ParkingLot()
 
 
+async def _bear_with(purse: Purse, size: int) -> None:
+    """After a read that completed no frame: the next one may have to wait."""
+    wait_s = purse.read(size, trio.current_time())
+    if wait_s:
+        await trio.sleep(wait_s)
+
+
 def _first(faults: BaseExceptionGroup[PeerFault]) -> PeerFault:
     for each in faults.exceptions:
         if isinstance(each, PeerFault):
             return each
         return _first(each)
     raise AssertionError("an exception group is never empty")
-
-
-def peer_name(stream: trio.abc.Stream) -> str:
-    """Address and port of the other end, for people."""
-    if not isinstance(stream, trio.SocketStream):
-        return "a peer"
-    try:
-        host, port = stream.socket.getpeername()[:2]
-    except OSError:
-        return "a peer that is gone"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-async def open_listeners(host: str, ports: Sequence[int]) -> list[trio.SocketListener]:
-    """Listeners on all ports, or none.
-
-    Raises:
-        UserError: a port cannot be listened on.
-    """
-    listeners: list[trio.SocketListener] = []
-    try:
-        for port in ports:
-            listeners += await trio.open_tcp_listeners(port, host=host or None)
-    except OSError as error:
-        for listener in listeners:
-            await listener.aclose()
-        raise _cannot_listen(host, port, error) from error
-    return listeners
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    where = f"port {port} of {host or 'all addresses'}"
-    if error.errno == errno.EADDRINUSE:
-        return UserError(
-            f"{where} is taken by another program",
-            f"choose another one with listen:, or see who has it: ss -ltnp 'sport = :{port}'",
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return UserError(
-            f"{where}: this machine has no such address",
-            "host: is the address to listen on; 0.0.0.0 is all of IPv4, :: all there is",
-        )
-    if error.errno == errno.EACCES:
-        return UserError(f"{where} may not be listened on", "ports below 1024 need privileges")
-    return UserError(f"{where} cannot be listened on: {error.strerror or error}")
 
 
 def reason_for(rejected: str) -> Reason:

@@ -17,6 +17,13 @@ from nray.wire.messages import NodeMessage, Register, ServerMessage
 #: by being wrong is some work done twice.
 RECONNECT_S = 2.0
 
+#: Nodes at one time. A node that makes up a new instance on each line would have us keep them
+#: all: some 2 KB each, and a line of its own.
+NODES_MAX = 4096
+
+#: Instances ever met in one scan: of each a number, its pool and a row of the ledger are kept.
+INSTANCES_MAX = 100_000
+
 
 @dataclass(eq=False)
 class Session:
@@ -93,6 +100,14 @@ class Sessions:
     def known(self, instance: str) -> Session | None:
         """The session of a node that comes back."""
         return self._by_instance.get(instance)
+
+    def full(self, register: Register) -> bool:
+        """Whether a node that is not known yet is one too many."""
+        if register.instance in self._by_instance:
+            return False
+        if len(self._by_instance) >= NODES_MAX:
+            return True
+        return register.instance not in self._numbers and len(self._numbers) >= INSTANCES_MAX
 
     def duplicate(self, register: Register) -> Session | None:
         """Another live node of the same machine, where that is not allowed."""

@@ -6,6 +6,7 @@ or writes to it meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -55,11 +56,19 @@ class Channel(trio.abc.AsyncResource, Generic[_Out, _In]):
     Args:
         stream: owned by the channel from now on.
         end: the state machine of this end, new.
+        unfinished: awaited after each read that completed no frame, with its bytes: a peer that
+            sends crumbs can be held back here. It may be cancelled; nothing is lost.
     """
 
-    def __init__(self, stream: trio.abc.Stream, end: End[_Out, _In]) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        end: End[_Out, _In],
+        unfinished: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
         self._stream = stream
         self._end = end
+        self._unfinished = unfinished
         self._reader = FrameReader()
         self._send_lock = trio.Lock()
         self._send_broken = False
@@ -121,10 +130,8 @@ class Channel(trio.abc.AsyncResource, Generic[_Out, _In]):
             trio.ClosedResourceError: the channel was closed on this end.
         """
         await trio.lowlevel.checkpoint()
-        while True:
-            message = self._take()
-            if message is not None:
-                return message
+        message = self._take()
+        while message is None:
             try:
                 chunk = await self._stream.receive_some(RECEIVE_BYTES)
             except trio.BrokenResourceError as error:
@@ -132,6 +139,10 @@ class Channel(trio.abc.AsyncResource, Generic[_Out, _In]):
             if not chunk:
                 raise self._end_of_stream()
             self._reader.feed(chunk)
+            message = self._take()
+            if message is None and self._unfinished is not None:
+                await self._unfinished(len(chunk))
+        return message
 
     def _take(self) -> _In | None:
         """The next message that is here in full; the logic of `receive`, without its waiting."""
