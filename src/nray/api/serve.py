@@ -36,6 +36,7 @@ from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
+from nray.worker import privileges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,9 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
         log.warning("%s: %s", name, warning)
     _demand_loopback(config, name, allow_plaintext)
     credentials = _credentials(config, name)
+    if credentials is not None:
+        privileges.guard_keys()
+    privileges.drop(keep_net_raw=False, keep=privileges.FILES + privileges.LOW_PORTS)
     made = None if resume else plan_of(config)
     for warning in made.warnings if made else ():
         log.warning("%s", warning)
