@@ -47,8 +47,13 @@ def test_no_row_has_lost_its_key() -> None:
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-def test_examples_of_the_page_are_read(example: str) -> None:
-    loads(example)
+def test_examples_of_the_page_are_read(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NRAY_LDAP_USER", "reader")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ldap-pass").write_text("x\n")
+    loads(example, str(tmp_path / "conf.yaml"))
 
 
 def test_the_payloads_of_the_page_are_all_the_same() -> None:

@@ -175,7 +175,11 @@ def test_first_nrays_file_is_read_whole() -> None:
     assert standard.max_hosts_per_batch == 151
     assert (standard.max_tcp_ports_per_batch, standard.max_udp_ports_per_batch) == (26, 27)
     assert config.targetgenerator.certificatetransparency.domain_regex == "^www[.].*$"
-    assert (ldap.ldap_server, ldap.ldap_port, ldap.ldap_pass) == ("directory.example", 637, "p")
+    assert (ldap.ldap_server, ldap.ldap_port, ldap.ldap_pass.reveal()) == (
+        "directory.example",
+        637,
+        "p",
+    )
     assert config.scannerconfig.workers == 900
     assert config.scannerconfig.ratelimit == 0.0
     assert config.scannerconfig.tcp.timeout_s == 1.0

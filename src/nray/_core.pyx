@@ -20,3 +20,5 @@ include "core/slices.pxi"
 include "core/engine.pxi"
 # raw engine: SYN and UDP probes as packets of its own
 include "core/raw.pxi"
+# capabilities of this process, and giving them up
+include "core/privileges.pxi"

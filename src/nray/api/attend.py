@@ -103,7 +103,12 @@ def attend(
             stay=stay,
             policy=keep_to,
         )
+        from nray.worker import privileges
+
         secure, credentials = _secure(tls)
+        if credentials is not None:
+            privileges.guard_keys()
+        privileges.drop(keep_net_raw=True, keep=privileges.FILES)
         node = Node(options, fork_server, secure, primed)
         try:
             return _run(node, credentials, stay=stay)

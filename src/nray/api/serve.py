@@ -27,7 +27,7 @@ from nray.api.state import (
 )
 from nray.config.errors import ConfigError
 from nray.config.reader import loads
-from nray.config.rules import require_work, unsupported
+from nray.config.rules import exposed, require_work, unsupported
 from nray.config.schema import Config
 from nray.config.writer import to_yaml
 from nray.ledger.memory import MemoryLedger
@@ -36,6 +36,7 @@ from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
+from nray.worker import privileges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +72,13 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
     if missing:
         raise UserError(f"{name}: {'; '.join(missing)}")
     require_work(config, name)
+    for warning in exposed(config, name):
+        log.warning("%s: %s", name, warning)
     _demand_loopback(config, name, allow_plaintext)
     credentials = _credentials(config, name)
+    if credentials is not None:
+        privileges.guard_keys()
+    privileges.drop(keep_net_raw=False, keep=privileges.FILES + privileges.LOW_PORTS)
     made = None if resume else plan_of(config)
     for warning in made.warnings if made else ():
         log.warning("%s", warning)
@@ -110,7 +116,8 @@ def ledger_path(config: Config, name: str) -> str:
 def _ledger(config: Config, name: str, made: Plan | None) -> Ledger:
     """A new ledger for a plan, or, without one, the ledger that is there."""
     path = ledger_path(config, name)
-    origin = Origin("server", settings_of(config), to_yaml(config), directory=os.getcwd())
+    # Settings are told by the configuration again: what it refers to must not be stored.
+    origin = Origin("server", Settings(), to_yaml(config), directory=os.getcwd())
     if made is not None:
         return create_state(path, origin, made) if path else _memory(config, name, made)
     if not path:
@@ -128,9 +135,13 @@ def _but_for_tls(before: str, config: Config) -> str:
     """An earlier configuration with the TLS of now: whom a server believes may change within a
     scan, and does where somebody is revoked."""
     try:
-        return to_yaml(msgspec.structs.replace(loads(before), tls=config.tls))
+        then = loads(before, follow=False)
     except ConfigError:
         return before
+    # How TLS refers to variables and files is of now, too.
+    kept = {key: each for key, each in then.references.items() if not key.startswith("TLS.")}
+    now = {key: each for key, each in config.references.items() if key.startswith("TLS.")}
+    return to_yaml(msgspec.structs.replace(then, tls=config.tls, references=kept | now))
 
 
 def _memory(config: Config, name: str, made: Plan) -> MemoryLedger:

@@ -56,7 +56,7 @@ def _lines(account: Account, origin: Origin, path: str) -> list[str]:
 def _ending_lines(origin: Origin) -> list[str]:
     """What the server shows and ends soon, where its files can be read from here."""
     try:
-        tls = loads(origin.config).tls
+        tls = loads(origin.config, follow=False).tls
     except ConfigError:
         return []
     if not tls.enabled:

@@ -34,9 +34,10 @@ def check(file: str) -> None:
 
     Example: nray config check nray-conf.yaml
     """
-    from nray.config.rules import warnings
+    from nray.config.rules import exposed, warnings
 
-    for warning in warnings(_load(file)):
+    read = _load(file)
+    for warning in [*warnings(read), *exposed(read, file)]:
         click.echo(f"{file}: warning: {warning}", err=True)
     click.echo(f"{file}: ok")
 
@@ -44,7 +45,9 @@ def check(file: str) -> None:
 @config.command(short_help="Print FILE with every default filled in.")
 @click.argument("file", type=click.Path())
 def show(file: str) -> None:
-    """Print FILE with every default filled in, as YAML that nray reads; passwords are masked.
+    """Print FILE with every default filled in, as YAML that nray reads.
+
+    What is written as !env NAME or !file PATH is printed so; passwords that are not are masked.
 
     Example: nray config show nray-conf.yaml | less
     """

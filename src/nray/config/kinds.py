@@ -16,9 +16,7 @@ from nray.config.durations import DurationError, format_duration, parse_duration
 from nray.config.errors import Wrong, quoted
 from nray.config.nodes import Mapping, Node, Scalar, Sequence, describe
 from nray.config.payloads import format_payload, parse_payload
-
-#: What stands in place of a secret when a configuration is shown.
-MASK = "********"
+from nray.config.secret import MASK, SecretText
 
 #: What a node is called by has 160 characters at most before they are escaped.
 NODE_PATTERN_CHARS_MAX = 320
@@ -53,7 +51,7 @@ class Bool(Kind):
     name = "true or false"
 
     def read(self, node: Node) -> bool:
-        if isinstance(node, Scalar) and node.plain:
+        if isinstance(node, Scalar) and (node.plain or node.reference):
             if node.text in _TRUE:
                 return True
             if node.text in _FALSE:
@@ -174,10 +172,23 @@ class Text(Kind):
         return node.text
 
 
-class Secret(Text):
-    """Text that is never shown again."""
+class Secret(Kind):
+    """Text that is never shown again, not even in a complaint about it."""
 
-    def write(self, value: str) -> object:
+    name = "text"
+
+    def read(self, node: Node) -> SecretText:
+        if not isinstance(node, Scalar):
+            raise Wrong(f"{describe(node)} is no text", "write text, in quotes if need be")
+        try:
+            return SecretText(TEXT.read(node))
+        except Wrong:
+            raise Wrong(
+                "a true or false without quotes, or a control character",
+                "write text without control characters, in quotes",
+            ) from None
+
+    def write(self, value: SecretText) -> object:
         return MASK if value else ""
 
 
@@ -413,7 +424,7 @@ class Filter(MapOf):
 
 
 def _plain_value(node: Scalar) -> bool | int | float | str | None:
-    if not node.plain:
+    if not node.plain and not node.reference:
         return node.text
     if node.is_null:
         return None

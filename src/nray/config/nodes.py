@@ -10,10 +10,25 @@ from typing import TypeAlias
 
 import msgspec
 
-from nray.config.errors import quoted
+from nray.config.errors import printable, quoted
 
 #: Plain scalars that mean "no value" (YAML 1.1, as the first nray's parser reads it).
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A value that stands elsewhere.
+
+    Attributes:
+        tag: ``!env`` or ``!file``.
+        name: of the variable or the file, as the user wrote it.
+    """
+
+    tag: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.tag} {printable(self.name)}"
 
 
 class Scalar(msgspec.Struct, frozen=True):
@@ -24,12 +39,15 @@ class Scalar(msgspec.Struct, frozen=True):
         line: where it starts, counted from 1.
         plain: written without quotes, so that it may be a number, a truth value or nothing.
         double_quoted: YAML has already read its backslash escapes.
+        reference: what the text was got by, or, while it is empty, is to be got by. Such a text
+            is never shown; it is neither plain nor quoted, for nobody quotes in a variable.
     """
 
     text: str
     line: int = 0
     plain: bool = True
     double_quoted: bool = False
+    reference: Reference | None = None
 
     @property
     def is_null(self) -> bool:
@@ -59,6 +77,8 @@ def describe(node: Node) -> str:
         return "a list"
     if isinstance(node, Mapping):
         return "a section with keys of its own"
+    if node.reference is not None:
+        return f"the value of {node.reference}"
     if node.is_null:
         return "no value"
     return (

@@ -2,13 +2,15 @@
 
 Keys are taken in any case, nested or flat (``TLS.enabled``), or both: a section's keys are
 gathered from all the ways they were written before it is read. A key without a value means its
-default; a key given twice is a mistake, as is one that does not exist.
+default; a key given twice is a mistake, as is one that does not exist. A value may be a reference
+(`references`): it is resolved before its kind reads it, and from then on never quoted.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from nray.config import rules
 from nray.config.errors import ConfigError, Problem, Wrong, printable
 from nray.config.kinds import MapOf
 from nray.config.nodes import Mapping, Node, Scalar, describe
+from nray.config.references import as_written, holds_reference, resolved, unfit
 from nray.config.schema import Config, Field, Section, fields, leaves
 from nray.config.yamltext import TEXT_BYTES_MAX, read_document
 
@@ -68,13 +71,18 @@ def decode(data: bytes, name: str) -> str:
         ) from None
 
 
-def loads(text: str, name: str = "configuration") -> Config:
-    """The configuration in a text; ``name`` stands for the file in messages. Empty: all defaults.
+def loads(text: str, name: str = "configuration", *, follow: bool = True) -> Config:
+    """The configuration in a text; ``name`` stands for the file in messages, and for the directory
+    where relative references begin. Empty: all defaults.
+
+    Args:
+        follow: whether references are resolved. If not, they have their keys' defaults as values,
+            and what keys demand of each other is not asked: for a text that `writer` made.
 
     Raises:
         ConfigError: with up to `PROBLEMS_MAX` problems, in the order of the lines.
     """
-    document = read_document(text, name)
+    document = read_document(text, name, references=True)
     if document is None or (isinstance(document, Scalar) and document.is_null):
         return Config()
     if not isinstance(document, Mapping):
@@ -87,10 +95,11 @@ def loads(text: str, name: str = "configuration") -> Config:
                 "write keys and values: host: 127.0.0.1",
             )
         )
-    return _Reading(name).config(document)
+    return _Reading(name, follow=follow).config(document)
 
 
 _S = TypeVar("_S", bound=Section)
+_V = TypeVar("_V")
 
 
 def read_strictly(text: str, name: str, section: type[_S]) -> _S:
@@ -132,21 +141,33 @@ class _Full(Exception):
 class _Reading:
     """Reads one document. Used once; holds the problems found and where each key stands."""
 
-    def __init__(self, name: str, root: type[Section] = Config, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: type[Section] = Config,
+        *,
+        strict: bool = False,
+        follow: bool = True,
+    ) -> None:
         self._name = name
         self._root = root
         self._strict = strict
+        self._follow = follow
         self._problems: list[Problem] = []
         # Full paths of the schema: to where they were written, and those that could not be read.
         self._places: dict[str, _Given] = {}
         self._failed: set[str] = set()
+        self._directory = Path(name).parent
+        self._references: dict[str, Scalar | tuple[Scalar, ...]] = {}
 
     def config(self, document: Mapping) -> Config:
         config = Config()
         try:
             config = self._section(Config, self._below("", document), "")
-            config = self._tls_by_certificates(config)
-            self._check_relations(config)
+            config = msgspec.structs.replace(config, references=self._references)
+            if self._follow:
+                config = self._tls_by_certificates(config)
+                self._check_relations(config)
         except _Full:
             pass
         self._raise()
@@ -238,11 +259,32 @@ class _Reading:
             if self._strict or not field.kind.may_be_null:
                 self._problem(first, path, "no value", "give it one, or remove the key")
             return field.default
+        if not self._follow and holds_reference(first.node):
+            self._remember(path, first.node)
+            return field.default
         try:
-            return field.kind.read(first.node)
+            value = self._read(field.kind.read, field.kind.name, first.node)
         except Wrong as wrong:
             self._problem(first, path, wrong.seen, wrong.right)
             return field.default
+        self._remember(path, first.node)
+        return value
+
+    def _read(self, read: Callable[[Node], _V], what: str, node: Node) -> _V:
+        """What a kind makes of a node; no complaint tells what a reference has brought."""
+        if not holds_reference(node):
+            return read(node)
+        if not self._follow:
+            return read(Scalar("", plain=False))
+        value = resolved(node, self._directory)
+        try:
+            return read(value)
+        except Wrong:
+            raise unfit(node, value, what) from None
+
+    def _remember(self, path: str, node: Node) -> None:
+        if holds_reference(node):
+            self._references[path] = as_written(node)
 
     def _map(self, kind: MapOf, given: list[_Given], path: str) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
@@ -263,7 +305,7 @@ class _Reading:
             if kind.nests and isinstance(node, Mapping):
                 node = Scalar("", node.line)
             try:
-                key, value = kind.read_entry(entry.rest, node)
+                key, value = self._read(partial(kind.read_entry, entry.rest), kind.name, node)
             except Wrong as wrong:
                 self._problem(entry, path, wrong.seen, wrong.right)
                 continue
@@ -271,6 +313,7 @@ class _Reading:
                 self._twice(entry, firsts[key], path)
             values[key] = value
             firsts[key] = entry
+            self._remember(f"{path}.{key}", node)
         return values
 
     # ── what keys demand of each other ──────────────────────────────────────────────────────

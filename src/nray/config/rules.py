@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
+from nray.config import references
 from nray.config.errors import ConfigError, Problem
-from nray.config.kinds import MASK
-from nray.config.schema import Config, Tls
+from nray.config.kinds import Secret
+from nray.config.nodes import Scalar
+from nray.config.schema import Config, Section, Tls, fields
+from nray.config.secret import MASK, SecretText
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -124,6 +130,40 @@ def unsupported(config: Config) -> list[str]:
     return asked
 
 
+def exposed(config: Config, name: str) -> list[str]:
+    """Secrets that stand in files which all users can read, a sentence each.
+
+    Args:
+        name: the configuration's file. Where there is none, nothing is said of it.
+    """
+    found = []
+    for path, secret in _secrets(config):
+        given = config.references.get(path)
+        file = Path(name)
+        if isinstance(given, Scalar) and given.reference is not None:
+            if given.reference.tag != references.FILE:
+                continue
+            file = references.path_of(given.reference, file.parent)
+        try:
+            mode = os.stat(file).st_mode
+        except (OSError, ValueError):
+            continue
+        if secret and stat.S_ISREG(mode) and mode & stat.S_IROTH:
+            readable = f"all users can read it in {file} (mode {stat.S_IMODE(mode):04o})"
+            found.append(f"{path}: {readable}; chmod 600 {file}")
+    return found
+
+
+def _secrets(section: Section, prefix: str = "") -> Iterator[tuple[str, SecretText]]:
+    """Every secret with its path, empty ones too."""
+    for field in fields(type(section)):
+        value = getattr(section, field.attribute)
+        if isinstance(field.kind, Secret):
+            yield prefix + field.key, value
+        elif isinstance(value, Section):
+            yield from _secrets(value, f"{prefix}{field.key}.")
+
+
 def warnings(config: Config) -> list[str]:
     """What is allowed and most likely not meant, a sentence each; `unsupported` is among it."""
     found = unsupported(config)
@@ -140,8 +180,9 @@ def warnings(config: Config) -> list[str]:
             found.append("TLS.forceClientAuth: has no effect while TLS.enabled is false")
         if not _is_loopback(config.host):
             found.append("TLS.enabled: false, so anyone who reaches the port can be a node")
-    if config.targetgenerator.ldap.ldap_pass == MASK:
-        found.append("targetgenerator.ldap.ldapPass: the mask of `config show`, not a password")
+    for path, secret in _secrets(config):
+        if secret.reveal() == MASK:
+            found.append(f"{path}: the mask of `config show`, not a password")
     return found
 
 

@@ -2,19 +2,21 @@
 
 A section is a frozen struct; an attribute's `Key` gives the spelling in the file and the kind of
 its value, and an attribute without a kind is a section of its own. Seconds are floats and end in
-``_s``. Being msgspec structs, sections encode as they are (the ledger keeps them).
+``_s``. What goes to the ledger is the text that `writer` makes: a secret does not encode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from nray.config import kinds
 from nray.config.kinds import Kind
+from nray.config.nodes import Scalar
+from nray.config.secret import SecretText
 
 FilterValue = bool | int | float | str | None
 
@@ -102,7 +104,7 @@ class Ldap(Generator, frozen=True, kw_only=True):
     ldap_port: Annotated[int, Key("ldapPort", kinds.PORT)] = 636
     insecure: Annotated[bool, Key("insecure", kinds.BOOL)] = False
     ldap_user: Annotated[str, Key("ldapUser", kinds.TEXT)] = ""
-    ldap_pass: Annotated[str, Key("ldapPass", kinds.SECRET)] = ""
+    ldap_pass: Annotated[SecretText, Key("ldapPass", kinds.SECRET)] = SecretText()
 
 
 class TargetGenerator(Section, frozen=True, kw_only=True):
@@ -249,7 +251,12 @@ class Events(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole file.
+
+    ``references`` is no key: it holds, by path, the values that were written as references or as
+    lists with some, so that they are written out that way again. An entry of a mapping stands
+    there by path, dot and key.
+    """
 
     debug: Annotated[bool, Key("debug", kinds.BOOL)] = False
     listen: Annotated[tuple[int, ...], Key("listen", kinds.PORTS_TO_LISTEN)] = (8601,)
@@ -269,6 +276,7 @@ class Config(Section, frozen=True, kw_only=True):
     targetgenerator: Annotated[TargetGenerator, Key("targetgenerator")] = TargetGenerator()
     scannerconfig: Annotated[ScannerConfig, Key("scannerconfig")] = ScannerConfig()
     events: Annotated[Events, Key("events")] = Events()
+    references: dict[str, Scalar | tuple[Scalar, ...]] = {}
 
 
 # ── the schema as data ──────────────────────────────────────────────────────────────────────
@@ -290,6 +298,8 @@ def fields(section: type[Section]) -> tuple[Field, ...]:
     hints = get_type_hints(section, include_extras=True)
     found = []
     for info in msgspec.structs.fields(section):
+        if get_origin(hints[info.name]) is not Annotated:
+            continue
         declared, key = get_args(hints[info.name])
         default = info.default if info.default is not msgspec.NODEFAULT else _made(info)
         found.append(Field(info.name, key.name, key.kind, _section(declared), default))

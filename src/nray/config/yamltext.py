@@ -2,7 +2,11 @@
 
 Events of the YAML library are put together here rather than by its composer: that one recurses,
 and lets aliases multiply. Here nesting is bounded before anything recurses, every alias is charged
-with all the nodes it stands for, and tags are refused, so no tag can make an object.
+with all the nodes it stands for, and tags are refused, so no tag can make an object; but for
+``!env`` and ``!file`` where they are asked for, which are read as references and not followed here.
+
+A complaint quotes neither an unknown tag nor an unknown alias: an unquoted password may look like
+either.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from collections.abc import Iterator
 import yaml
 
 from nray.config.errors import ConfigError, Problem, printable, quoted
-from nray.config.nodes import Mapping, Node, Scalar, Sequence
+from nray.config.nodes import Mapping, Node, Reference, Scalar, Sequence
+from nray.config.references import TAGS
 
 #: 1 MiB holds some 60,000 networks; more than that belongs in a targetFile.
 TEXT_BYTES_MAX = 1 << 20
@@ -30,12 +35,13 @@ _STR_TAGS = frozenset({"!", "tag:yaml.org,2002:str"})
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_document(text: str, name: str) -> Node | None:
+def read_document(text: str, name: str, *, references: bool = False) -> Node | None:
     """The one document of a YAML text; None if it holds nothing.
 
     Args:
         text: the file's content.
         name: the file's name, for messages.
+        references: whether values may be references (`references`), which stay unresolved.
 
     Raises:
         ConfigError: not YAML, more than one document, a tag, an unknown or endless alias, or one
@@ -54,7 +60,7 @@ def read_document(text: str, name: str) -> Node | None:
             "put long lists into a file of their own: targetFile, blacklistFile",
         )
     try:
-        return _Composer(name, yaml.parse(data, Loader=_Loader)).document()
+        return _Composer(name, yaml.parse(data, Loader=_Loader), references).document()
     except yaml.YAMLError as error:
         raise _syntax_error(name, data, error) from None
 
@@ -62,8 +68,9 @@ def read_document(text: str, name: str) -> Node | None:
 class _Composer:
     """Puts the events of one document together. Used once."""
 
-    def __init__(self, name: str, events: Iterator[yaml.Event]) -> None:
+    def __init__(self, name: str, events: Iterator[yaml.Event], references: bool) -> None:
         self._name = name
+        self._references = references
         self._events = events
         # Anchor to its finished node, the number of nodes that it stands for, and its height. An
         # anchor is entered when its node ends: no alias can stand inside what it names.
@@ -100,6 +107,8 @@ class _Composer:
     def _fill(self, event: yaml.NodeEvent, depth: int) -> tuple[Node, int]:
         line = _line(event)
         if isinstance(event, yaml.ScalarEvent):
+            if event.tag in TAGS:
+                return Scalar("", line, False, reference=Reference(event.tag, event.value)), 0
             # implicit[0]: no quotes and no tag, so that YAML would guess a type.
             return Scalar(event.value, line, event.implicit[0], event.style == '"'), 0
         children = [self._node(child, depth + 1) for child in self._children()]
@@ -109,8 +118,9 @@ class _Composer:
             return Sequence(tuple(nodes), line), height
         pairs = []
         for key, value in zip(nodes[::2], nodes[1::2], strict=True):
-            if not isinstance(key, Scalar):
-                raise self._fail(event, "a key that is a list or a section", "write plain keys")
+            if not isinstance(key, Scalar) or key.reference is not None:
+                seen = "a key that is a list, a section or a reference"
+                raise self._fail(event, seen, "write plain keys")
             pairs.append((key, value))
         return Mapping(self._merged(event, pairs), line), height
 
@@ -126,7 +136,7 @@ class _Composer:
             raise self._fail(event, f"*{printable(anchor)} stands within what it names")
         if anchor not in self._anchors:
             raise self._fail(
-                event, f"*{printable(anchor)} names nothing", "text with a * goes in quotes"
+                event, "an alias that names nothing", "text that begins with * goes in quotes"
             )
         node, nodes, height = self._anchors[anchor]
         self._charge(event, nodes)
@@ -170,7 +180,14 @@ class _Composer:
         if tag is None or tag in _STR_TAGS:
             return
         shown = tag.replace("tag:yaml.org,2002:", "!!")
-        raise self._fail(event, f"the tag {quoted(shown)} is not read", "remove it")
+        if shown.startswith("!!"):
+            raise self._fail(event, f"the tag {quoted(shown)} is not read", "remove it")
+        if tag not in TAGS or not self._references:
+            right = "text that begins with ! goes in quotes"
+            known = "; the tags are !env NAME and !file PATH" if self._references else ""
+            raise self._fail(event, "the tag is not read", right + known)
+        if not isinstance(event, yaml.ScalarEvent):
+            raise self._fail(event, f"{tag} with a list or a section", f"write {tag} and one name")
 
     def _fail(self, event: yaml.Event, seen: str, right: str = "") -> ConfigError:
         return _failure(self._name, _line(event), seen, right)

@@ -150,6 +150,10 @@ def serve(fd: int) -> None:
     import select
 
     import nray.worker.main as worker
+    from nray.worker import privileges
+
+    # Workers are forked from here and have no more than this process.
+    privileges.drop(keep_net_raw=True)
 
     for ignored in NODE_DECIDES:
         signal.signal(ignored, signal.SIG_IGN)

@@ -1,0 +1,29 @@
+# What this process may do beyond its user (see `_core.pyi`).
+
+from libc.errno cimport errno
+
+cdef extern from "privileges.h" nogil:
+    int privileges_read(uint64_t *effective)
+    int privileges_keep(uint64_t keep)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, ...)
+    enum: PR_SET_DUMPABLE
+
+
+def capabilities():
+    cdef uint64_t effective = 0
+    if privileges_read(&effective) < 0:
+        raise OSError(errno, "capabilities cannot be read")
+    return effective
+
+
+def keep_capabilities(uint64_t keep):
+    if privileges_keep(keep) < 0:
+        raise OSError(errno, "capabilities cannot be given up")
+
+
+def refuse_dumps():
+    if prctl(PR_SET_DUMPABLE, <unsigned long>0, <unsigned long>0, <unsigned long>0,
+             <unsigned long>0) < 0:
+        raise OSError(errno, "dumps cannot be refused")
