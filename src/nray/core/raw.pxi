@@ -29,7 +29,8 @@ cdef extern from "siphash.h" nogil:
     ctypedef struct nray_key_t:
         uint64_t k0
         uint64_t k1
-    uint64_t nray_siphash(const nray_key_t *key, const uint8_t *data, size_t size)
+    uint64_t nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count,
+                                uint64_t last)
 
 cdef extern from "frames.h" nogil:
     enum:
@@ -1268,7 +1269,12 @@ cdef class RawEngine(SliceBook):
 def _siphash(bytes key not None, bytes data not None):
     """SipHash-2-4 of the data under a key of 16 bytes."""
     cdef nray_key_t made = raw_key(key)
-    return nray_siphash(&made, <const uint8_t *><const char *>data, len(data))
+    cdef uint64_t words[16]
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 255])
+    if len(padded) > 128:
+        raise ValueError("too long for a test")
+    memcpy(words, <const char *>padded, len(padded))
+    return nray_siphash_words(&made, words, len(data) // 8, words[len(data) // 8])
 
 
 def _raw_filter(int family, int first, int last):
@@ -1315,3 +1321,54 @@ def _raw_answer(bytes key not None, bytes packet not None):
     what = ("", "syn-ack", "rst", "udp", "icmp")[answer.what]
     return (what, answer.protocol, answer.target[:4 if answer.family == 4 else 16], answer.sport,
             answer.dport, answer.type, answer.code)
+
+
+def _raw_costs(RawEngine engine not None, Space space not None, uint64_t count):
+    """Processor time, seconds, for ``count`` times: locating a probe, its cookie, its frame.
+
+    For bench/.
+    """
+    cdef probe_t probe
+    cdef uint8_t frame[1600]
+    cdef uint64_t k, cookie = 0, kept = 0
+    cdef const route_t *route
+    from time import process_time
+    space.locate(0, &probe)
+    route = engine.route_to(&probe)
+    if route == NULL:
+        raise ValueError("no route to the space's first probe")
+    times = [process_time()]
+    with nogil:
+        for k in range(count):
+            space_locate(&space.s, k, &probe)
+            kept += probe.addr[3]
+    times.append(process_time())
+    with nogil:
+        for k in range(count):
+            cookie = nray_cookie(&engine.key, probe.family, probe.addr, route.source,
+                                 <uint16_t>(k + cookie), probe.port, PROTO_TCP)
+    times.append(process_time())
+    with nogil:
+        for k in range(count):
+            nray_build(&route.tcp, frame, NULL, probe.addr, <uint16_t>k, probe.port, cookie + k,
+                       NULL, 0, 0)
+            kept += frame[40]
+    times.append(process_time())
+    return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+
+def _raw_fill_benchmark(RawEngine engine not None):
+    """(processor seconds, frames): the batches of the first slice made, and none sent.
+
+    For bench/; the engine is of no use afterwards.
+    """
+    cdef int64_t now = monotonic_ns(), wake = 0
+    cdef uint64_t made = 0
+    from time import process_time
+    began = process_time()
+    with nogil:
+        while engine.fill(now, &wake):
+            made += engine.batch_used
+            engine.batch_used = 0
+        made += engine.batch_used
+    return process_time() - began, made
