@@ -19,6 +19,8 @@ from nray import _core
 COOKIE_KEY = bytes(range(16))
 OWN_MAC, NEXT_MAC = bytes.fromhex("020000000001"), bytes.fromhex("02000000000a")
 ICMP = {4: 1, 6: 58}
+#: Types of request and reply (RFC 792, RFC 4443).
+ECHO = {4: (8, 0), 6: (128, 129)}
 IFF_TAP = 0x0002
 
 
@@ -76,6 +78,17 @@ def udp_answer(probe: bytes, payload: bytes) -> bytes:
         total = checksum(source + target + struct.pack("!IHBB", len(body), 0, 0, UDP) + body)
         body = body[:6] + struct.pack("!H", total or 0xFFFF) + body[8:]
     return ip_packet(target, source, UDP, body)
+
+
+def echo_answer(probe: bytes) -> bytes:
+    """The reply to an echo request: the same identifier, number and data."""
+    version = probe[14] >> 4
+    source, target, *_, body = taken_apart(probe)
+    reply = bytes([ECHO[version][1], 0, 0, 0]) + body[4:]
+    if version == 6:
+        total = checksum(target + source + struct.pack("!IHBB", len(reply), 0, 0, 58) + reply)
+        reply = reply[:2] + struct.pack("!H", total) + reply[4:]
+    return ip_packet(target, source, ICMP[version], reply)
 
 
 def target_of(probe: bytes) -> tuple[str, int]:
@@ -149,10 +162,13 @@ class FarEnd:
     def is_probe(frame: bytes) -> bool:
         packet = frame[14:]
         version = packet[0] >> 4
-        if version not in (4, 6) or packet[9 if version == 4 else 6] not in (TCP, UDP):
+        if version not in (4, 6):
             return False
-        if packet[9 if version == 4 else 6] == UDP:
-            return True
+        protocol = packet[9 if version == 4 else 6]
+        if protocol == ICMP[version]:
+            return packet[20 if version == 4 else 40] == ECHO[version][0]
+        if protocol != TCP:
+            return protocol == UDP
         return packet[(20 if version == 4 else 40) + 13] & (SYN | ACK) == SYN
 
     def put(self, packet: bytes) -> None:

@@ -18,6 +18,7 @@ from core_lab import (
     COUNTED,
     RST,
     SYN,
+    UDP,
     Drive,
     Ended,
     bucket,
@@ -25,6 +26,7 @@ from core_lab import (
     run,
     space,
     tcp,
+    udp,
 )
 from lab.namespaces import Namespace, require
 from nray import _core
@@ -36,6 +38,7 @@ from raw_lab import (
     taken_apart,
     target_of,
     tcp_answer,
+    udp_answer,
 )
 
 pytestmark = pytest.mark.lab
@@ -194,6 +197,94 @@ def test_answers_after_the_end_are_nobodys(far: FarEnd) -> None:
     far.put(tcp_answer(probe, SYN | ACK))
     drive.pump(0.02)
     assert told(where, drive.leases[1]) == {target_of(probe): ("filtered", "no-response")}
+
+
+# ── UDP ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def datagrams(version: int, last: int, *ports: int) -> _core.Space:
+    return space([f"{BASE[version]}1-{BASE[version]}{last}"], udp(*ports))
+
+
+def payload_of(probe: bytes, version: int) -> bytes:
+    return probe[14 + (20 if version == 4 else 40) + 8 :]
+
+
+def test_states_and_reasons_of_datagrams(far: FarEnd, version: int) -> None:
+    where = datagrams(version, 1, *range(1, 13))
+    engine = far.engine(udp_timeout_s=0.1, payload=b"all", payloads={2: b"two", 3: b""})
+    drive = Drive(engine)
+    probes = far.start(drive, where)
+    wanted = {}
+    kinds = list(ERRORS[version].items())
+    for probe in probes:
+        address, port = target_of(probe)
+        assert payload_of(probe, version) == {2: b"two", 3: b""}.get(port, b"all")
+        wanted[address, port] = ("open|filtered", "no-response")
+        if port == 1:
+            far.put(udp_answer(probe, b""))
+        elif port == 2:
+            far.put(udp_answer(probe, bytes(1000)))
+        elif port - 3 < len(kinds):
+            (kind, code), reason = kinds[port - 3]
+            far.put(icmp_error(probe, kind, code))
+            state = "closed" if reason == "port-unreach" else "filtered"
+            wanted[address, port] = (state, reason)
+        if port < 3:
+            wanted[address, port] = ("open", "udp-response")
+    ended = drive.to_end()
+    check(ended, where.total)
+    assert told(where, ended) == wanted
+
+
+def test_forged_datagrams_and_errors_count_for_nothing(far: FarEnd, version: int) -> None:
+    where = datagrams(version, 2, 53, 123)
+    engine = far.engine(udp_timeout_s=0.1)
+    drive = Drive(engine)
+    first, last = engine.source_ports
+    for probe in far.start(drive, where):
+        # to a port of ours, but not the one that this target was probed from
+        forged = bytearray(udp_answer(probe, b"x"))
+        at = 20 if version == 4 else 40
+        other = source_port(probe, version) + 1
+        forged[at + 2 : at + 4] = struct.pack("!H", other if other <= last else first)
+        far.put(bytes(forged))
+        forged = bytearray(probe)
+        forged[14 + (4 if version == 4 else 3)] ^= 1  # identification, flow label
+        far.put(icmp_error(bytes(forged), 3 if version == 4 else 1, 3 if version == 4 else 4))
+    ended = drive.to_end()
+    assert set(told(where, ended).values()) == {("open|filtered", "no-response")}
+
+
+def test_ports_without_an_own_payload_are_left_out_if_asked(far: FarEnd) -> None:
+    where = datagrams(4, 2, 53, 1000)
+    drive = Drive(far.engine(udp_timeout_s=0.02, udp_fast=True, payloads={53: b"q"}))
+    drive.engine.add_slice(1, 0, where.total, where, None)
+    ended = drive.to_end()
+    check(ended, 4)
+    assert ended.counts["skipped"] == 2
+    assert {target_of(probe)[1] for probe in far.probes()} == {53}
+
+
+def test_both_protocols_in_one_slice(far: FarEnd, version: int) -> None:
+    """The longer of the timeouts holds, and each protocol keeps its states."""
+    where = space([f"{BASE[version]}1"], [*tcp(53, 80), *udp(53, 80)])
+    drive = Drive(far.engine(tcp_timeout_s=0.01, udp_timeout_s=0.3))
+    probes = far.start(drive, where)
+    drive.pump(0.1)
+    assert not drive.leases.get(1, Ended()).done
+    for probe in probes:
+        if target_of(probe)[1] == 53:
+            is_udp = probe[14 + (9 if version == 4 else 6)] == UDP
+            far.put(udp_answer(probe, b"x") if is_udp else tcp_answer(probe, SYN | ACK))
+    ended = drive.to_end()
+    check(ended, 4)
+    assert {(where.at(hit.position)[2:], hit.state, hit.reason) for hit in ended.hits} == {
+        ((6, 53), "open", "syn-ack"),
+        ((6, 80), "filtered", "no-response"),
+        ((17, 53), "open", "udp-response"),
+        ((17, 80), "open|filtered", "no-response"),
+    }
 
 
 # ── passes ──────────────────────────────────────────────────────────────────────────────────

@@ -115,6 +115,34 @@ def test_each_fate_is_told(lab: Lab, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_each_fate_is_told_over_udp(lab: Lab, version: int) -> None:
+    if not lab.icmp_unlimited:
+        pytest.skip("this kernel does not let a namespace lift its ICMP limits")
+    host = str(ip_network(NETWORKS[version])[9])
+    fates = [fate for fate in FATES if fate not in (OPEN, CLOSED)]
+    fates = [fate for fate in fates if (fate.rule4 if version == 4 else fate.rule6)]
+    truth = draw_ports(8, host, dict.fromkeys(fates, 6), range(1000, 1200), "udp")
+    truth.fates.update(draw_ports(9, host, {OPEN: 7}, range(2000, 2050), "udp").fates)
+    lab.keep_to(truth, "echo")
+    where = space([host], udp(*range(1000, 1200), *range(2000, 2050)))
+    with inside(lab.scanner):
+        ended = run(engine(udp_timeout_s=0.5), where)
+    states = found(where, ended.hits)
+    assert len(states) == where.total
+    for probe, state in states.items():
+        fate = truth.fates.get(probe)
+        if fate is None:
+            assert state == ("closed", "port-unreach")
+        elif fate is OPEN:
+            assert state == ("open", "udp-response")
+        elif fate is SILENT:
+            assert state == ("open|filtered", "no-response")
+        else:
+            (reason,) = fate.reasons
+            assert state == ("closed" if reason == "port-unreach" else "filtered", reason)
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_a_whole_network_at_a_fixed_rate(lab: Lab, version: int) -> None:
     """4,096 hosts × 2 ports in four slices, a shared rate: all open ones, and no other."""
     first = ip_address("198.18.16.0" if version == 4 else "2001:db8:1::16:0")

@@ -13,7 +13,8 @@ class Space:
     Args:
         ranges4, ranges6: sorted, disjoint, inclusive (first, last) pairs, exclusions taken out.
         names: how many names follow the networks.
-        ports: (protocol 6 or 17, port 1 to 65535) pairs.
+        ports: (protocol 6 or 17, port 1 to 65535) pairs; (1, 0) is an echo request, ICMP or
+            ICMPv6 as the address has it, for `RawEngine` alone.
         key: 16 bytes or more; decides the order.
 
     Raises:
@@ -80,7 +81,10 @@ class Policy:
 
     def __init__(self, refused: Exclusions, ports: Sequence[tuple[int, int, int]]) -> None: ...
     def refuses(self, family: int, address: int, protocol: int, port: int) -> bool:
-        """Whether a probe would be refused; an IPv4-mapped address counts as its IPv4 one."""
+        """Whether a probe would be refused; an IPv4-mapped address counts as its IPv4 one.
+
+        An echo request (protocol 1, port 0) has no port: the addresses alone decide.
+        """
 
 # ── bucket.pxi ──────────────────────────────────────────────────────────────────────────────
 
@@ -188,7 +192,7 @@ class Engine:
 # ── raw.pxi ─────────────────────────────────────────────────────────────────────────────────
 
 class RawEngine:
-    """The raw engine of one worker process: TCP SYN and UDP probes as packets of its own.
+    """The raw engine of one worker process: TCP SYN, UDP and echo request as packets of its own.
 
     Its face to a worker is `Engine`'s. It opens its sockets in the network namespace that it is
     made in, and needs CAP_NET_RAW.
@@ -212,7 +216,8 @@ class RawEngine:
 
     States and reasons: SYN-ACK is open (``syn-ack``), RST closed (``reset``); any ICMP error about
     a SYN is filtered with its reason, port unreachable too, as nmap has it; about UDP that one is
-    closed (``port-unreach``). Silence is filtered, over UDP open|filtered (``no-response``). A
+    closed (``port-unreach``). An echo reply is open (``echo-reply``), an ICMP error about the
+    request filtered. Silence is filtered, over UDP open|filtered (``no-response``). A
     neighbour that does not answer is filtered (``host-unreach``), as it is for `Engine`. A packet
     that the kernel does not take for a second is an error.
 
@@ -316,3 +321,6 @@ def keep_capabilities(keep: int) -> None:
 
 def refuse_dumps() -> None:
     """Neither core dumps of this process nor ptrace by its own user. OSError."""
+
+def _raw_costs(engine: RawEngine, space: Space, count: int) -> tuple[float, float, float]: ...
+def _raw_fill_benchmark(engine: RawEngine) -> tuple[float, int]: ...

@@ -22,6 +22,7 @@ enum {
      * stack wants; with it an Ethernet frame stays at its shortest. */
     NRAY_TCP = 24,
     NRAY_UDP = 8,
+    NRAY_ECHO = 16, /* an echo request, with its cookie as data */
     NRAY_PAYLOAD_MAX = 1400,
     /* 25 cache lines, an odd number: frames side by side do not fall upon the same cache sets. */
     NRAY_FRAME_MAX = 1600,
@@ -90,24 +91,24 @@ static inline uint64_t nray_cookie(const nray_key_t *key, int family, const uint
                                    const uint8_t *source, uint16_t sport, uint16_t dport,
                                    uint8_t protocol)
 {
-    uint8_t text[40];
+    /* The message: target, source, ports as two little-endian words, protocol: 13 or 37 bytes.
+     * As words at once: written to memory in small pieces it could not be read back in large ones
+     * without a stall. */
+    uint64_t words[4];
+    uint64_t last = (uint64_t)sport | (uint64_t)dport << 16 | (uint64_t)protocol << 32;
     if (family == 4) {
-        memcpy(text, target, 4);
-        memcpy(text + 4, source, 4);
-        memcpy(text + 8, &sport, 2);
-        memcpy(text + 10, &dport, 2);
-        text[12] = protocol;
-        return nray_siphash(key, text, 13);
+        uint32_t to, from;
+        memcpy(&to, target, 4);
+        memcpy(&from, source, 4);
+        words[0] = to | (uint64_t)from << 32;
+        return nray_siphash_words(key, words, 1, last | 13ULL << 56);
     }
-    memcpy(text, target, 16);
-    memcpy(text + 16, source, 16);
-    memcpy(text + 32, &sport, 2);
-    memcpy(text + 34, &dport, 2);
-    text[36] = protocol;
-    return nray_siphash(key, text, 37);
+    memcpy(words, target, 16);
+    memcpy(words + 2, source, 16);
+    return nray_siphash_words(key, words, 4, last | 37ULL << 56);
 }
 
-/* The port that a probe leaves from, out of `width` from `first` on: always the same for one
+/* The port (or the identifier of an echo request) that a probe leaves from, out of `width` from `first` on: always the same for one
  * target and port, spread evenly over them (paths that share load choose by it). */
 static inline uint16_t nray_source_port(const nray_key_t *key, int family, const uint8_t *target,
                                         uint16_t dport, uint16_t first, uint32_t width)
@@ -157,10 +158,19 @@ static inline void nray_prepare(nray_template_t *t, int family, int protocol,
         t->sum = nray_sum(source, 4);
     } else {
         ip[0] = 0x60;
-        ip[6] = (uint8_t)protocol;
+        ip[6] = (uint8_t)(protocol == 1 ? 58 : protocol);
         ip[7] = NRAY_TTL;
         memcpy(ip + 8, source, 16);
         t->sum = nray_sum(source, 16);
+    }
+    if (protocol == 1) {
+        if (family == 4)
+            t->sum = 0; /* ICMP sums no pseudo-header (RFC 792), ICMPv6 does (RFC 4443, 2.3) */
+        else
+            t->sum += nray_sum_port(58) + nray_sum_port(NRAY_ECHO);
+        body[0] = family == 4 ? 8 : 128;
+        t->sum += nray_sum(body, 2);
+        return;
     }
     t->sum += nray_sum_port((uint16_t)protocol);
     if (protocol == 6) {
@@ -185,7 +195,9 @@ static inline size_t nray_build(const nray_template_t *t, uint8_t *out, const ui
     uint8_t *ip = out + NRAY_ETHERNET;
     uint8_t *body;
     uint64_t sum = t->sum + nray_sum_port(sport) + nray_sum_port(dport);
-    size_t size = t->protocol == 6 ? NRAY_TCP : NRAY_UDP + payload_size;
+    size_t size = t->protocol == 6    ? NRAY_TCP
+                  : t->protocol == 17 ? NRAY_UDP + payload_size
+                                      : NRAY_ECHO;
     uint16_t folded;
     if (t->family == 4) {
         uint64_t ip_sum;
@@ -198,7 +210,7 @@ static inline size_t nray_build(const nray_template_t *t, uint8_t *out, const ui
         memcpy(ip + 4, &id, 2);
         memcpy(ip + 16, &to, 4);
         ip_sum = t->ip_sum + length + id + to;
-        sum += to;
+        sum += t->protocol == 1 ? 0 : to;
         folded = nray_fold(ip_sum);
         memcpy(ip + 10, &folded, 2);
     } else {
@@ -213,6 +225,15 @@ static inline size_t nray_build(const nray_template_t *t, uint8_t *out, const ui
     }
     if (next_mac)
         memcpy(out, next_mac, 6);
+    if (t->protocol == 1) {
+        nray_put16(body + 4, sport);
+        nray_put16(body + 6, (uint16_t)cookie);
+        memcpy(body + 8, &cookie, 8);
+        sum += nray_sum_port((uint16_t)cookie) + (uint32_t)cookie + (cookie >> 32);
+        folded = nray_fold(sum);
+        memcpy(body + 2, &folded, 2);
+        return (size_t)(body - ip) + size;
+    }
     nray_put16(body, sport);
     nray_put16(body + 2, dport);
     if (t->protocol == 6) {
@@ -240,13 +261,14 @@ enum {
     NRAY_RST = 2,
     NRAY_UDP_ANSWER = 3,
     NRAY_ICMP = 4, /* an error that quotes a probe */
+    NRAY_ECHO_REPLY = 5,
 };
 
 typedef struct {
     uint8_t what, family, protocol, ttl; /* protocol and what follows: of the probe it is about */
     uint8_t type, code;
     uint16_t sport, dport; /* ours, the target's; host byte order */
-    uint32_t number;       /* acknowledgement, or the quoted sequence number */
+    uint32_t number;       /* acknowledgement, or the (quoted) sequence number */
     uint16_t id;           /* quoted: as in nray_build */
     uint32_t label;
     const uint8_t *own, *target;
@@ -273,6 +295,15 @@ static inline int nray_read_quoted(const uint8_t *ip, size_t size, int family, n
         out->own = ip + 8;
         out->target = ip + 24;
         out->label = nray_get32(ip) & 0xfffff;
+    }
+    if (out->protocol == (family == 4 ? 1 : 58)) {
+        if (ip[head] != (family == 4 ? 8 : 128))
+            return 0;
+        out->protocol = 1;
+        out->sport = nray_get16(ip + head + 4);
+        out->number = nray_get16(ip + head + 6);
+        out->what = NRAY_ICMP;
+        return 1;
     }
     if (out->protocol != 6 && out->protocol != 17)
         return 0;
@@ -332,6 +363,17 @@ static inline int nray_read_answer(const uint8_t *ip, size_t size, nray_answer_t
             return 0;
         out->type = body[0];
         out->code = body[1];
+        if (out->type == (out->family == 4 ? 0 : 129)) {
+            if (left < NRAY_ECHO)
+                return 0;
+            out->what = NRAY_ECHO_REPLY;
+            out->protocol = 1;
+            out->sport = nray_get16(body + 4);
+            out->number = nray_get16(body + 6);
+            out->payload = body + 8;
+            out->payload_size = left - 8;
+            return 1;
+        }
         if (out->family == 4 ? out->type != 3 && out->type != 11 && out->type != 12
                              : out->type != 1 && out->type != 3 && out->type != 4)
             return 0;
@@ -359,8 +401,12 @@ static inline int nray_shows_cookie(const nray_key_t *key, const nray_answer_t *
     case NRAY_ICMP:
         if (a->protocol == 6)
             return a->number == number;
+        if (a->protocol == 1)
+            return a->number == (uint16_t)cookie;
         return a->family == 4 ? a->id == (uint16_t)(cookie >> 32)
                               : a->label == (uint32_t)(cookie >> 32 & 0xfffff);
+    case NRAY_ECHO_REPLY:
+        return a->number == (uint16_t)cookie && memcmp(a->payload, &cookie, 8) == 0;
     default:
         return 1; /* a datagram shows none: its ports must do */
     }

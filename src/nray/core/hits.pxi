@@ -44,6 +44,8 @@ cdef enum:
     REASON_LOCAL = 24
     REASON_SELF = 25
     REASON_UNRESOLVED = 26
+    # an answer again
+    REASON_ECHO_REPLY = 27
 
 REASONS = (
     "", "syn-ack", "conn-refused", "reset", "no-response", "udp-response",
@@ -52,6 +54,7 @@ REASONS = (
     "time-exceeded", "param-problem", "no-route", "beyond-scope", "reject-route",
     "out-of-descriptors", "out-of-buffers", "out-of-local-ports", "no-route-from-here",
     "forbidden-here", "local-error", "connects-to-itself", "name-not-resolved",
+    "echo-reply",
 )
 
 # One hit as it travels: little-endian on every machine that Linux and CPython are common on

@@ -24,7 +24,9 @@ cdef class Policy:
                 self.ports[which][number >> 3] |= 1 << (number & 7)
 
     cdef inline bint allows_port(self, int protocol, int port) noexcept nogil:
-        return self.ports[protocol == PROTO_UDP][port >> 3] >> (port & 7) & 1
+        # An echo request has no port: the networks alone decide.
+        return (protocol == PROTO_ICMP
+                or self.ports[protocol == PROTO_UDP][port >> 3] >> (port & 7) & 1)
 
     cdef bint refuses_probe(self, const probe_t *probe) noexcept nogil:
         if not self.allows_port(probe.protocol, probe.port):
@@ -32,7 +34,7 @@ cdef class Policy:
         return probe.family == 0 or self.addresses.covers_probe(probe)
 
     def refuses(self, int family, address, int protocol, int port):
-        if protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
+        if not is_service(protocol, port):
             raise ValueError(f"no such port: protocol {protocol}, port {port}")
         if not self.allows_port(protocol, port):
             return True

@@ -1,5 +1,5 @@
-# The raw engine: probes as packets of its own making, answers out of a ring, nothing kept of a
-# probe but a bit.
+# The raw engine: probes (SYN, UDP, echo request) as packets of its own making, answers out of a
+# ring, nothing kept of a probe but a bit.
 #
 # How a slice runs. Its probes go out in scan order (pass one). An answer proves itself by its
 # cookie (frames.h); its address and port give the index, the inverse permutation the position,
@@ -29,12 +29,13 @@ cdef extern from "siphash.h" nogil:
     ctypedef struct nray_key_t:
         uint64_t k0
         uint64_t k1
-    uint64_t nray_siphash(const nray_key_t *key, const uint8_t *data, size_t size)
+    uint64_t nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count,
+                                uint64_t last)
 
 cdef extern from "frames.h" nogil:
     enum:
         NRAY_ETHERNET, NRAY_TCP, NRAY_FRAME_MAX
-        NRAY_NOTHING, NRAY_SYN_ACK, NRAY_RST, NRAY_UDP_ANSWER, NRAY_ICMP
+        NRAY_NOTHING, NRAY_SYN_ACK, NRAY_RST, NRAY_UDP_ANSWER, NRAY_ICMP, NRAY_ECHO_REPLY
     ctypedef struct nray_template_t:
         uint8_t family
         uint8_t protocol
@@ -149,7 +150,7 @@ cdef struct work_t:         # of a slice, beside its slice_t
     uint8_t stage
     uint8_t passed          # passes behind it
     uint8_t shift           # entries that share a send time, as a power of two
-    uint8_t protocols       # 1: TCP, 2: UDP
+    uint8_t protocols       # 1: TCP or echo requests, 2: UDP
 
 cdef struct link_t:
     int ifindex
@@ -167,6 +168,7 @@ cdef struct route_t:
     int32_t link
     nray_template_t tcp
     nray_template_t udp
+    nray_template_t echo
 
 cdef struct neighbour_t:
     uint8_t addr[16]
@@ -227,7 +229,7 @@ cdef tuple raw_filter(int family, int first, int last):
 
     Offsets count from the IP header, as a cooked packet socket sees it. It passes TCP with RST, or
     with SYN and ACK, and UDP to our ports, echo replies to them as identifiers, and ICMP errors
-    that quote a packet from them. Extension headers of IPv6 are not followed.
+    that quote a packet from them (or an echo request with such an identifier). Extension headers of IPv6 are not followed.
     """
     cdef int byte = 0x30, half = 0x28, byte_x = 0x50, half_x = 0x48, header_x = 0xB1
     cdef int equal = 0x15, bits = 0x45, at_least = 0x35, above = 0x25, always = 0x05
@@ -245,9 +247,14 @@ cdef tuple raw_filter(int family, int first, int last):
             (equal, "quoted", "reject", 12),
             "echo",
             (half_x, "", "", 4), (always, "range", "", 0),
-            "quoted",                   # X moves on by the length of the quoted header
+            "quoted",
+            (byte_x, "", "", 8 + 9), (equal, "request", "", 1),
+            # X moves on by the length of the quoted header
             (byte_x, "", "", 8), (conjunct, "", "", 15), (shift, "", "", 2), (add_x, "", "", 0),
             (to_x, "", "", 0), (half_x, "", "", 8), (always, "range", "", 0),
+            "request",
+            (byte_x, "", "", 8), (conjunct, "", "", 15), (shift, "", "", 2), (add_x, "", "", 0),
+            (to_x, "", "", 0), (half_x, "", "", 8 + 4), (always, "range", "", 0),
             "port",
             (half_x, "", "", 2),
         ]
@@ -264,7 +271,10 @@ cdef tuple raw_filter(int family, int first, int last):
             "echo",
             (half, "", "", 40 + 4), (always, "range", "", 0),
             "quoted",
+            (byte, "", "", 40 + 8 + 6), (equal, "request", "", 58),
             (half, "", "", 40 + 8 + 40), (always, "range", "", 0),
+            "request",
+            (half, "", "", 40 + 8 + 40 + 4), (always, "range", "", 0),
             "port",
             (half, "", "", 40 + 2),
         ]
@@ -371,6 +381,7 @@ cdef class RawEngine(SliceBook):
         self.timeout_ns[0] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[1] = <int64_t>(udp_timeout_s * 1e9)
         self.passes = 1 + retries
+        self.pings = True
         self.current = -1
         self.settle(bucket, states, payload, payloads or {}, udp_fast, policy)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
@@ -473,6 +484,8 @@ cdef class RawEngine(SliceBook):
                 nray_prepare(&route.tcp, family, PROTO_TCP, route.source, link.mac, next_mac,
                              link.mtu)
                 nray_prepare(&route.udp, family, PROTO_UDP, route.source, link.mac, next_mac,
+                             link.mtu)
+                nray_prepare(&route.echo, family, PROTO_ICMP, route.source, link.mac, next_mac,
                              link.mtu)
                 self.routes_used += 1
             if wanted == 4:
@@ -864,7 +877,8 @@ cdef class RawEngine(SliceBook):
                 size = self.payload_text_size
                 sum = self.payload_text_sum
         k = self.batch_used
-        size = nray_build(&route.udp if probe.protocol == PROTO_UDP else &route.tcp,
+        size = nray_build(&route.tcp if probe.protocol == PROTO_TCP
+                          else &route.udp if probe.protocol == PROTO_UDP else &route.echo,
                           self.batch.frames[k], next_mac, probe.addr, sport, probe.port, cookie,
                           payload, size, sum)
         nray_address_frame(self.batch, k, route.via, self.links[route.link].ifindex, probe.addr,
@@ -996,7 +1010,7 @@ cdef class RawEngine(SliceBook):
         self.carries = False
         if (answer.sport < self.port_first
                 or answer.sport >= self.port_first + self.port_width
-                or answer.dport == 0
+                or answer.dport == 0 and answer.protocol != PROTO_ICMP
                 or not nray_shows_cookie(&self.key, answer)):
             return
         memset(&probe, 0, sizeof(probe))
@@ -1018,6 +1032,9 @@ cdef class RawEngine(SliceBook):
         elif answer.what == NRAY_UDP_ANSWER:
             state = STATE_OPEN
             reason = REASON_UDP_RESPONSE
+        elif answer.what == NRAY_ECHO_REPLY:
+            state = STATE_OPEN
+            reason = REASON_ECHO_REPLY
         else:
             if answer.family == 4:
                 reason = icmp4_reason(answer.type, answer.code)
@@ -1268,7 +1285,12 @@ cdef class RawEngine(SliceBook):
 def _siphash(bytes key not None, bytes data not None):
     """SipHash-2-4 of the data under a key of 16 bytes."""
     cdef nray_key_t made = raw_key(key)
-    return nray_siphash(&made, <const uint8_t *><const char *>data, len(data))
+    cdef uint64_t words[16]
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 255])
+    if len(padded) > 128:
+        raise ValueError("too long for a test")
+    memcpy(words, <const char *>padded, len(padded))
+    return nray_siphash_words(&made, words, len(data) // 8, words[len(data) // 8])
 
 
 def _raw_filter(int family, int first, int last):
@@ -1312,6 +1334,57 @@ def _raw_answer(bytes key not None, bytes packet not None):
         return None
     if not nray_shows_cookie(&made, &answer):
         return None
-    what = ("", "syn-ack", "rst", "udp", "icmp")[answer.what]
+    what = ("", "syn-ack", "rst", "udp", "icmp", "echo-reply")[answer.what]
     return (what, answer.protocol, answer.target[:4 if answer.family == 4 else 16], answer.sport,
             answer.dport, answer.type, answer.code)
+
+
+def _raw_costs(RawEngine engine not None, Space space not None, uint64_t count):
+    """Processor time, seconds, for ``count`` times: locating a probe, its cookie, its frame.
+
+    For bench/.
+    """
+    cdef probe_t probe
+    cdef uint8_t frame[1600]
+    cdef uint64_t k, cookie = 0, kept = 0
+    cdef const route_t *route
+    from time import process_time
+    space.locate(0, &probe)
+    route = engine.route_to(&probe)
+    if route == NULL:
+        raise ValueError("no route to the space's first probe")
+    times = [process_time()]
+    with nogil:
+        for k in range(count):
+            space_locate(&space.s, k, &probe)
+            kept += probe.addr[3]
+    times.append(process_time())
+    with nogil:
+        for k in range(count):
+            cookie = nray_cookie(&engine.key, probe.family, probe.addr, route.source,
+                                 <uint16_t>(k + cookie), probe.port, PROTO_TCP)
+    times.append(process_time())
+    with nogil:
+        for k in range(count):
+            nray_build(&route.tcp, frame, NULL, probe.addr, <uint16_t>k, probe.port, cookie + k,
+                       NULL, 0, 0)
+            kept += frame[40]
+    times.append(process_time())
+    return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+
+def _raw_fill_benchmark(RawEngine engine not None):
+    """(processor seconds, frames): the batches of the first slice made, and none sent.
+
+    For bench/; the engine is of no use afterwards.
+    """
+    cdef int64_t now = monotonic_ns(), wake = 0
+    cdef uint64_t made = 0
+    from time import process_time
+    began = process_time()
+    with nogil:
+        while engine.fill(now, &wake):
+            made += engine.batch_used
+            engine.batch_used = 0
+        made += engine.batch_used
+    return process_time() - began, made

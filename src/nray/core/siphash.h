@@ -27,28 +27,24 @@ static inline uint64_t nray_rotate(uint64_t x, int bits)
         v2 = nray_rotate(v2, 32);                                                                  \
     } while (0)
 
-/* Inlined, so that a constant size leaves neither loop nor branch of the tail. */
+/* Of `count` whole words and a last one, which holds what bytes remain and, in its top byte, the
+ * size of all. Inlined, so that a constant count leaves no loop; for a message that is put together
+ * in registers. */
 static inline __attribute__((always_inline)) uint64_t
-nray_siphash(const nray_key_t *key, const uint8_t *data, size_t size)
+nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count, uint64_t last)
 {
     uint64_t v0 = key->k0 ^ 0x736f6d6570736575ULL, v1 = key->k1 ^ 0x646f72616e646f6dULL;
     uint64_t v2 = key->k0 ^ 0x6c7967656e657261ULL, v3 = key->k1 ^ 0x7465646279746573ULL;
-    uint64_t word = 0;
-    size_t whole = size & ~(size_t)7;
-    for (size_t i = 0; i < whole; i += 8) {
-        memcpy(&word, data + i, 8);
-        v3 ^= word;
+    for (size_t i = 0; i < count; i++) {
+        v3 ^= words[i];
         NRAY_SIPROUND;
         NRAY_SIPROUND;
-        v0 ^= word;
+        v0 ^= words[i];
     }
-    word = 0;
-    memcpy(&word, data + whole, size - whole);
-    word |= (uint64_t)size << 56;
-    v3 ^= word;
+    v3 ^= last;
     NRAY_SIPROUND;
     NRAY_SIPROUND;
-    v0 ^= word;
+    v0 ^= last;
     v2 ^= 0xff;
     NRAY_SIPROUND;
     NRAY_SIPROUND;

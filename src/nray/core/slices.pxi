@@ -76,6 +76,7 @@ cdef class SliceBook:
     cdef uint32_t mask
     cdef int64_t first_hit, sent_
     cdef bint paused_, control_ready, fast, idle_told
+    cdef bint pings             # it can send echo requests
     cdef Bucket bucket
     cdef Policy policy
     cdef dict kept
@@ -136,8 +137,12 @@ cdef class SliceBook:
             self.payload_size[<int>port] = <uint16_t>len(data)
 
     cdef check_slice(self, uint64_t start, uint64_t count, Space space, bint names):
+        cdef uint32_t k
         if count == 0 or start + count > <uint64_t>space.total or start + count < start:
             raise ValueError(f"slice {start}+{count} is not within {space.total} probes")
+        if not self.pings and any([
+                space.s.services[k].protocol == PROTO_ICMP for k in range(space.s.ports)]):
+            raise ValueError("echo requests are for the raw engine")
         if not names and space.s.hosts > space.s.addresses:
             raise ValueError("a slice of names needs their addresses: add_names")
 

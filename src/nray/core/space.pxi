@@ -96,7 +96,7 @@ cdef struct space_t:
     nray_number_t *range_base   # first address of each range
     uint32_t *guide             # range that holds host i << guide_shift; one entry more
     service_t *services
-    uint32_t *service_of[2]     # by TCP or UDP port: index of the service and one; 0: none
+    uint32_t *service_of[3]     # by protocol_index and port: index of the service and one; 0: none
 
 
 cdef inline size_t space_range_of(const space_t *s, uint64_t host) noexcept nogil:
@@ -159,7 +159,7 @@ cdef int64_t space_find(const space_t *s, const probe_t *probe) noexcept nogil:
     """
     cdef size_t first = 0 if probe.family == 4 else s.range_count4
     cdef size_t count = s.range_count4 if probe.family == 4 else s.range_count - s.range_count4
-    cdef uint32_t service = s.service_of[probe.protocol == PROTO_UDP][probe.port]
+    cdef uint32_t service = s.service_of[protocol_index(probe.protocol)][probe.port]
     cdef nray_number_t address, offset
     cdef size_t rank
     cdef uint64_t end
@@ -214,6 +214,7 @@ cdef class Space:
         free(self.s.services)
         free(self.s.service_of[0])
         free(self.s.service_of[1])
+        free(self.s.service_of[2])
         free(self.s.range_host)
         free(self.s.range_base)
         free(self.s.guide)
@@ -228,7 +229,7 @@ cdef class Space:
         if self.s.services == NULL:
             raise MemoryError
         for protocol, port in ports:
-            if protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
+            if not is_service(protocol, port):
                 raise ValueError(f"no such port: protocol {protocol}, port {port}")
             self.s.services[i].protocol = protocol
             self.s.services[i].port = port
@@ -297,18 +298,18 @@ cdef class Space:
         cdef int k
         if self.s.service_of[0] != NULL:
             return
-        for k in range(2):
-            self.s.service_of[k] = <uint32_t *>calloc(65536, sizeof(uint32_t))
+        for k in range(3):
+            self.s.service_of[k] = <uint32_t *>calloc(65536 if k < 2 else 1, sizeof(uint32_t))
             if self.s.service_of[k] == NULL:
                 raise MemoryError
         for i in range(self.s.ports):
-            k = self.s.services[i].protocol == PROTO_UDP
+            k = protocol_index(self.s.services[i].protocol)
             self.s.service_of[k][self.s.services[i].port] = i + 1
 
     def find(self, int family, address, int protocol, int port):
         cdef probe_t probe
         cdef int64_t position
-        if family not in (4, 6) or protocol not in (PROTO_TCP, PROTO_UDP) or not 0 < port < 65536:
+        if family not in (4, 6) or not is_service(protocol, port):
             raise ValueError(f"no such probe: family {family}, protocol {protocol}, port {port}")
         memset(&probe, 0, sizeof(probe))
         probe.family = family
@@ -383,7 +384,11 @@ cdef class Space:
                     at += len(name)
                 at[0] = b" "
                 at = nray_decimal(at + 1, probe.port)
-                memcpy(at, b"/tcp\n" if probe.protocol == PROTO_TCP else b"/udp\n", 5)
+                if probe.protocol == PROTO_ICMP:
+                    memcpy(at, <const char *>b"/icmp\n", 6)
+                    at += 1
+                else:
+                    memcpy(at, b"/tcp\n" if probe.protocol == PROTO_TCP else b"/udp\n", 5)
                 used = at + 5 - text
                 position += 1
             return PyBytes_FromStringAndSize(text, used)
