@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nray.api.workers import start_fork_server
+from nray.node.orders import is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
@@ -49,6 +50,8 @@ def scan(
     workers: int = 0,
     processes: int = 0,
     rate: float = 0.0,
+    method: Literal["connect", "syn"] = "connect",
+    retries: int = 1,
     exclude: str | Iterable[str] = (),
     show: Sequence[str] = (),
     seed: int | None = None,
@@ -66,6 +69,8 @@ def scan(
         workers: probes in flight; 0 lets the number grow to what the machine bears.
         processes: worker processes; 0 for one on each core.
         rate: probes started each second; 0 for no limit.
+        method: how TCP ports are probed; ``syn`` needs the right to raw sockets.
+        retries: with ``syn``, how often silent ports are probed again, at most 10.
         exclude: never probed, whatever the targets say.
         show: states that make events besides open.
         seed: decides the order of probes.
@@ -92,7 +97,14 @@ def scan(
 
         return [SinkPort(CallSink(take), states=show)]
 
-    settings = settings_for(timeout_s=timeout_s, workers=workers, rate=rate, show=show)
+    settings = settings_for(
+        timeout_s=timeout_s,
+        workers=workers,
+        rate=rate,
+        show=show,
+        method=method,
+        retries=retries,
+    )
     result = run(made, settings, sinks, processes)
     return Scanned(events, result.exit_status == 0, result.summary)
 
@@ -104,6 +116,8 @@ def settings_for(
     workers: int = 0,
     rate: float = 0.0,
     show: Sequence[str] = (),
+    method: str = "connect",
+    retries: int = 1,
 ) -> Settings:
     """How a scan without a configuration file scans; times in seconds."""
     timeout_ms = max(1, round(timeout_s * 1000))
@@ -115,6 +129,8 @@ def settings_for(
         adaptive=adaptive,
         udp_payloads=KNOWN,
         states=tuple(state for state in show if state != "open"),
+        tcp_method=method,
+        retries=retries,
     )
 
 
@@ -145,6 +161,11 @@ def run(
         count = min(count, settings.workers)
     server = fork_server or start_fork_server()
     try:
+        raw = None
+        if is_raw(settings):
+            from nray.node.raw import net_for
+
+            raw = net_for(made.segments)
         from nray.api.begin import begin
 
         begun = begin(made, settings, server, count, ledger)
@@ -161,7 +182,7 @@ def run(
                 release={port.sink.name for port in ports},
             )
             return await scan_here(
-                begun, ports, server, kept, node_name=default_name(), progress=progress
+                begun, ports, server, kept, node_name=default_name(), progress=progress, raw=raw
             )
 
         return loop.run(main)

@@ -308,6 +308,17 @@ class Server:
                     Reason.NOT_ALLOWED, "it was registered before, with another certificate"
                 )
                 return None
+            method = self._options.settings.tcp_method
+            if method not in register.methods:
+                log.warning(
+                    "refused a node that cannot scan by %s: %s at %s", method, register.name, peer
+                )
+                await channel.refuse(
+                    Reason.NOT_ALLOWED,
+                    f"this scan's scannerconfig.tcp.method is {method}, which nray"
+                    f" {register.node_version} on this node does not know",
+                )
+                return None
             twin = self._sessions.duplicate(register)
             if twin is None:
                 return register
