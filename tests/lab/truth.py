@@ -79,7 +79,7 @@ REJECTED: tuple[Fate, ...] = (
 LIMITED_PER_S = 200
 _LIMITED = f"limit rate over {LIMITED_PER_S}/second burst 5 packets drop\n    accept"
 LIMITED = Fate("limited", "open", frozenset({"syn-ack"}), _LIMITED, _LIMITED)
-FATES: tuple[Fate, ...] = (OPEN, SILENT, CLOSED, LIMITED, *REJECTED)
+FATES: tuple[Fate, ...] = (OPEN, SILENT, CLOSED, *REJECTED)
 
 
 def rejected(version: int) -> list[Fate]:
@@ -161,7 +161,7 @@ def nftables(truth: Truth, loss: float = 0.0) -> str:
     """
     chains = []
     elements: dict[int, list[str]] = {4: [], 6: []}
-    for fate in FATES:
+    for fate in (*FATES, LIMITED):
         for version, rule in ((4, fate.rule4), (6, fate.rule6)):
             if rule:
                 chains.append(f"  chain {fate.name}{version} {{\n    {rule}\n  }}")
