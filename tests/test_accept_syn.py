@@ -14,7 +14,7 @@ from lab.certs import Credentials
 from lab.cluster import Cluster
 from lab.judge import judge_gaps, judge_rate, judge_seconds, judge_set, judge_states
 from lab.namespaces import require
-from lab.network import INTERFACE, TARPIT4, TARPIT6, Lab, RoutedLab, tarpit
+from lab.network import INTERFACE, LATE, TARPIT, Lab, RoutedLab, tarpit
 from lab.nmap import syn_states
 from lab.nray import nray, open_pairs, portscans, run, scan, states
 from lab.truth import (
@@ -38,6 +38,8 @@ pytestmark = pytest.mark.lab
 HOSTS = {4: "198.18.0.0/20", 6: "2001:db8:1::/116"}
 HOST = {4: "198.18.64.9", 6: "2001:db8:1::9:9"}
 SHARES = {OPEN: 0.2, SILENT: 0.3, CLOSED: 0.45, ADMIN: 0.05}
+#: How late a network answers that does so late, seconds.
+LATE_S = 0.4
 SHOW = ("--show", "closed,filtered")
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 
@@ -158,20 +160,60 @@ def test_lost_packets_are_made_good_by_retries(lab: Lab, version: int) -> None:
     assert len(wanted) - len(found) <= 12
 
 
+@pytest.fixture(scope="module")
+def tarpits(lab: Lab) -> Lab:
+    """A network that answers every SYN at once, and one that does 0.4 s later."""
+    tarpit(lab)
+    tarpit(lab, LATE, LATE_S)
+    return lab
+
+
 @VERSIONS
-def test_answers_without_end_are_one_event_a_port(lab: Lab, version: int) -> None:
-    """A host that answers everything, and (having heard our RST or not) answers again."""
-    if not hasattr(lab, "tarpit"):
-        lab.tarpit = tarpit(lab)  # type: ignore[attr-defined]
-    network = {4: TARPIT4, 6: TARPIT6}[version]
-    target = str(ipaddress.ip_network(network)[9])
+def test_a_host_that_answers_everything_is_one_event_a_port(tarpits: Lab, version: int) -> None:
+    target = str(ipaddress.ip_network(TARPIT[version])[9])
     # fmt: off
     done = scan(
-        lab.scanner, "--syn", "-t", target, "-p", "1-2000", "--rate", "5000", "--show", "closed",
-        "--timeout", "300ms",
+        tarpits.scanner, "--syn", "-t", target, "-p", "1-2000", "--rate", "5000",
+        "--show", "closed", "--timeout", "300ms",
     ).expect(0)
     # fmt: on
     assert judge_set(open_pairs(done.events), {(target, port) for port in range(1, 2001)}) == []
+
+
+@VERSIONS
+def test_answers_that_are_late_count_once_too(tarpits: Lab, version: int) -> None:
+    """They come after their ports were probed again: two answers each."""
+    target = str(ipaddress.ip_network(LATE[version])[9])
+    # fmt: off
+    done = scan(
+        tarpits.scanner, "--syn", "-t", target, "-p", "1-200", "--rate", "2000", *SHOW,
+        "--timeout", f"{LATE_S * 750:.0f}ms",
+    ).expect(0)
+    # fmt: on
+    assert judge_set(open_pairs(done.events), {(target, port) for port in range(1, 201)}) == []
+    assert len(portscans(done.events)) == 200
+
+
+@VERSIONS
+def test_what_a_limit_on_icmp_hides_is_filtered_still(lab: Lab, version: int) -> None:
+    truth = draw_ports(170 + version, HOST[version], {ADMIN: 40, OPEN: 5}, range(1, 101))
+    lab.keep_to(truth)
+    lab.limit_icmp(True)
+    try:
+        # fmt: off
+        done = scan(
+            lab.scanner, "--syn", "-t", HOST[version], "-p", "1-100", "--rate", "1000",
+            "--timeout", "200ms", *SHOW,
+        ).expect(0)
+        # fmt: on
+    finally:
+        lab.limit_icmp(False)
+    found = states(done.events)
+    assert len(found) == 100
+    told = {found[HOST[version], port] for _, _, port in truth.having(ADMIN)}
+    assert ("filtered", "admin-prohibited") in told
+    assert told <= {("filtered", "admin-prohibited"), ("filtered", "no-response")}
+    assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
 
 
 def test_a_target_that_answers_only_so_fast(lab: Lab) -> None:

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from fakes import Given, in_trio, segment_of, until
+from fakes import Given, in_trio, registration, segment_of, serve, until
 from lab.namespaces import Namespace, require
 from lab.nray import SOURCE, nray, run
+from nray import _core
 from nray.node import client, netlink, raw
 from nray.node.kernel import Snapshot
 from nray.node.neighbours import AGAIN_S, TRIES_MAX, TRY_S, request
 from nray.node.netlink import Neighbour
 from nray.node.raw import NoRight, NoRoute, RawNet, demand_right, net_for
 from nray.node.routes import routes_of
-from nray.node.supervisor import WorkersFail
-from nray.wire.messages import Bye, Settings
+from nray.node.supervisor import SHARDS_MAX, WorkersFail
+from nray.wire.errors import Reason
+from nray.wire.messages import Bye, Refused, Settings, Welcome
 from nray.worker import protocol
 from test_node_client import site
 from test_node_neighbours import OTHER, THEIRS, FakeWire, arp
@@ -89,6 +91,22 @@ async def test_each_worker_is_told_its_share_and_the_ways_out() -> None:
         assert all(
             isinstance(worker.heard[0], protocol.Configure) for worker in bench.forks.workers
         )
+        await bench.stop()
+
+
+@in_trio
+async def test_there_are_no_more_workers_than_shares_of_the_source_ports() -> None:
+    shards = {"key": bytes(16), "links": [], "routes": []}
+    with open(os.memfd_create("rate"), "r+b") as memory:
+        os.ftruncate(memory.fileno(), _core.Bucket.BYTES)
+        bucket = _core.Bucket(memory.fileno())
+        with pytest.raises(ValueError, match="shard"):
+            _core.RawEngine(bucket, shards=SHARDS_MAX + 1, **shards)
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery, closed, [], settings=SYN, raw=Wired(PERMANENT), processes=600)
+        await until(lambda: bench.forks.spawned == SHARDS_MAX)
+        await trio.sleep(1)
+        assert bench.forks.spawned == SHARDS_MAX
         await bench.stop()
 
 
@@ -279,6 +297,24 @@ async def test_a_node_with_the_right_scans() -> None:
                 m for m in made.forks.workers[0].heard if isinstance(m, protocol.Configure)
             ]
             assert configure.raw is not None
+
+
+@in_trio
+async def test_a_server_lets_no_node_in_that_would_connect_where_it_should_not() -> None:
+    async with trio.open_nursery() as nursery:
+        served = await serve(nursery, settings=SYN)
+        peer = await served.peer(register=False)
+        await peer.hear(Welcome)
+        old = registration(node_version="0.0.9", machine_id="m2", instance="i2")
+        assert old.methods == ("connect",)  # what a node that does not know the field is taken for
+        await peer.channel.send(old)
+        refused = await peer.hear()
+        assert isinstance(refused, Refused)
+        assert refused.reason == Reason.NOT_ALLOWED
+        assert "method is syn, which nray 0.0.9 on this node does not know" in refused.detail
+        peer = await served.peer(methods=("connect", "syn"))
+        assert peer.registered.settings == SYN
+        nursery.cancel_scope.cancel()
 
 
 # ── for real, as an unprivileged user ───────────────────────────────────────────────────────

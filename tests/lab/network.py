@@ -10,7 +10,7 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +32,13 @@ _ICMP_UNLIMITED = {
     "net.ipv4.icmp_msgs_burst": _MANY,
     "net.ipv4.icmp_ratelimit": 0,
     "net.ipv6.icmp.ratelimit": 0,
+}
+#: What a kernel begins with: of each second so many messages in all, and one to each peer.
+_ICMP_LIMITED = {
+    "net.ipv4.icmp_msgs_per_sec": 1000,
+    "net.ipv4.icmp_msgs_burst": 50,
+    "net.ipv4.icmp_ratelimit": 1000,
+    "net.ipv6.icmp.ratelimit": 1000,
 }
 _READY_TIMEOUT_S = 15.0
 
@@ -143,6 +150,10 @@ class Lab:
         self.icmp_unlimited = not unknown
         self.target.sysctl({"net.core.somaxconn": 65535, "net.ipv4.tcp_max_syn_backlog": 65535})
 
+    def limit_icmp(self, on: bool) -> None:
+        """Let the target limit its ICMP messages as Linux does by itself, or not at all."""
+        self.target.sysctl(_ICMP_LIMITED if on else _ICMP_UNLIMITED)
+
     def keep_to(self, truth: Truth, manner: str = "hold", loss: float = 0.0) -> None:
         """Make the target answer so, in place of what it answered before. Raises `LabError`.
 
@@ -162,8 +173,9 @@ class Lab:
             self._listener = listen(self.target, listeners)
 
 
-#: What answers every SYN, whatever the port: see `tarpit`.
-TARPIT4, TARPIT6 = "198.19.64.0/24", "2001:db8:7::/64"
+#: What answers every SYN, whatever the port: at once, and after a while. See `tarpit`.
+TARPIT = {4: "198.19.64.0/24", 6: "2001:db8:7::/64"}
+LATE = {4: "198.19.65.0/24", 6: "2001:db8:8::/64"}
 _ROUTER = {
     "scanner": ("198.19.254.1", "2001:db8:fffe::1"),
     "target": (SCANNER4, SCANNER6),
@@ -221,14 +233,20 @@ class RoutedLab(Lab):
         )  # fmt: skip
 
 
-def tarpit(lab: Lab) -> subprocess.Popen[str]:
-    """Let `TARPIT4` and `TARPIT6` answer every SYN to every port; it dies with the lab."""
-    lab.target.ip("tuntap", "add", "tar0", "mode", "tun")
-    lab.target.ip("link", "set", "tar0", "up")
+def tarpit(
+    lab: Lab, networks: Mapping[int, str] = TARPIT, delay_s: float = 0.0
+) -> subprocess.Popen[str]:
+    """Let networks, by IP version, answer every SYN to every port; it dies with the lab.
+
+    Args:
+        delay_s: so late. (Kernels without netem cannot delay what real listeners say.)
+    """
+    device = f"tar{len(lab.target.ip('link', 'show', 'type', 'tun').splitlines()) // 2}"
+    lab.target.ip("tuntap", "add", device, "mode", "tun")
+    lab.target.ip("link", "set", device, "up")
     lab.target.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
-    lab.target.ip("route", "add", TARPIT4, "dev", "tar0")
-    lab.target.ip("-6", "route", "add", TARPIT6, "dev", "tar0")
-    if not isinstance(lab, RoutedLab):
-        lab.scanner.ip("route", "add", TARPIT4, "via", TARGET4)
-        lab.scanner.ip("-6", "route", "add", TARPIT6, "via", TARGET6)
-    return _program(lab.target, "tarpit.py", "tar0")
+    for version, gateway in ((4, TARGET4), (6, TARGET6)):
+        lab.target.ip(f"-{version}", "route", "add", networks[version], "dev", device)
+        if not isinstance(lab, RoutedLab):
+            lab.scanner.ip(f"-{version}", "route", "add", networks[version], "via", gateway)
+    return _program(lab.target, "tarpit.py", device, str(delay_s))

@@ -1,6 +1,6 @@
 """Answers every SYN that comes out of a tun device with a SYN-ACK: a program of its own.
 
-    tarpit.py DEVICE
+    tarpit.py DEVICE DELAY_S
 
 It prints ``ready`` and serves until it is killed. Whatever else comes is not answered.
 """
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import sys
+import time
+from collections import deque
 
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
@@ -56,11 +59,17 @@ def main() -> None:
     fcntl.ioctl(
         device, TUNSETIFF, struct.pack("16sH14x", sys.argv[1].encode(), IFF_TUN | IFF_NO_PI)
     )
+    delay_s = float(sys.argv[2])
     print("ready", flush=True)
+    waiting: deque[tuple[float, bytes]] = deque()
     while True:
-        answer = reply(os.read(device, 2048))
-        if answer is not None:
-            os.write(device, answer)
+        timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        if select.select([device], [], [], timeout)[0]:
+            answer = reply(os.read(device, 2048))
+            if answer is not None:
+                waiting.append((time.monotonic() + delay_s, answer))
+        while waiting and waiting[0][0] <= time.monotonic():
+            os.write(device, waiting.popleft()[1])
 
 
 if __name__ == "__main__":

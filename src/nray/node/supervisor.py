@@ -50,6 +50,8 @@ RECEIVE_BYTES = 1 << 18
 SILENT_S = 30.0
 #: Of the secret by which a worker knows answers to its own packets.
 RAW_KEY_BYTES = 16
+#: Workers that share the source ports of packets of their own making: what the core can part.
+SHARDS_MAX = 512
 #: Positions among the counts of a slice.
 ERROR_COUNT = Counts.__struct_fields__.index("error")
 REFUSED_COUNT = Counts.__struct_fields__.index("refused")
@@ -150,6 +152,8 @@ class Supervisor:
         self._settings = settings
         # With fewer probes in flight than processes, some would have nothing to do.
         self._processes = min(processes, settings.workers or processes)
+        if raw is not None:
+            self._processes = min(self._processes, SHARDS_MAX)
         self._office = office
         self._ahead = ahead
         self._resolver = resolver or Resolver()
