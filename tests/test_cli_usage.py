@@ -7,6 +7,7 @@ import pytest
 
 from cli_lab import parse
 from nray import UserError
+from nray.api import scan
 from nray.cli.command import Number, hint_of, message_of, nearest
 from nray.cli.root import COMMANDS, nray
 from nray.cli.scan import RETRIES_MAX, InFlight, States, Timeout
@@ -205,7 +206,7 @@ def test_retries_are_those_of_a_syn_scan_and_of_one_number_everywhere() -> None:
     assert "goes with --syn" in wrong(*base, "--retries", "2")[0]
     assert "10" in "".join(wrong(*base, "--syn", "--retries", "11"))
     assert parse(*base, "--syn", "--retries", "0").params["retries"] == 0
-    assert RETRIES_MAX == bounds.RETRIES_MAX
+    assert RETRIES_MAX == bounds.RETRIES_MAX == scan.RETRIES_MAX
     assert kinds.RETRIES.high == RETRIES_MAX
     for flag in (("--syn",), ("--retries", "0")):
         assert "is settled" in wrong("scan", "--resume", "x", *flag)[0]

@@ -15,10 +15,11 @@ import trio
 from fakes import Given, in_trio, registration, segment_of, serve, until
 from lab.namespaces import Namespace, require
 from lab.nray import SOURCE, nray, run
-from nray import _core
+from nray import UserError, _core
+from nray.api.scan import settings_for
 from nray.node import client, netlink, raw
 from nray.node.kernel import Snapshot
-from nray.node.neighbours import AGAIN_S, TRIES_MAX, TRY_S, request
+from nray.node.neighbours import AGAIN_S, TRIES_MAX, TRY_S, PacketWire, request
 from nray.node.netlink import Neighbour
 from nray.node.raw import NoRight, NoRoute, RawNet, demand_right, net_for
 from nray.node.routes import routes_of
@@ -92,6 +93,7 @@ async def test_each_worker_is_told_its_share_and_the_ways_out() -> None:
             isinstance(worker.heard[0], protocol.Configure) for worker in bench.forks.workers
         )
         await bench.stop()
+        assert net.wire.closed
 
 
 @in_trio
@@ -317,6 +319,25 @@ async def test_a_server_lets_no_node_in_that_would_connect_where_it_should_not()
         nursery.cancel_scope.cancel()
 
 
+def test_a_link_that_is_gone_is_no_end(caplog: pytest.LogCaptureFixture) -> None:
+    gone = netlink.Link(77, "gone0", 1, 0x1043, ETH.mac, 1500)
+
+    async def main() -> None:
+        wire = PacketWire({77: gone})
+        wire.send(77, request(ETH.mac, OWN, GATEWAY))
+        with trio.move_on_after(0.01):
+            await wire.receive()
+        wire.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("method", "retries"), [("fin", 1), ("syn", 11), ("syn", -1)])
+def test_scripts_are_told_what_there_is(method: str, retries: int) -> None:
+    with pytest.raises(UserError):
+        settings_for(timeout_s=1.0, method=method, retries=retries)
+
+
 # ── for real, as an unprivileged user ───────────────────────────────────────────────────────
 
 NOBODY = 65534
@@ -368,7 +389,13 @@ def test_an_unprivileged_user_gets_one_sentence_and_with_the_command_in_it_a_sca
     interpreter: Path, alone: Namespace
 ) -> None:
     scan = ["-m", "nray", "scan", "--syn", "-t", "127.0.0.1", "-p", "9", "--timeout", "200ms"]
-    refused = as_nobody(interpreter, *scan, inside=alone)
+    files = interpreter.parent / "files"
+    files.mkdir()
+    files.chmod(0o777)
+    refused = as_nobody(
+        interpreter, *scan, "-o", f"{files}/out", "--state", f"{files}/state", inside=alone
+    )
+    assert list(files.iterdir()) == []
     assert refused.returncode == 2
     assert refused.stdout == ""
     [said, hint] = refused.stderr.strip().splitlines()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nray import UserError
 from nray.api.workers import start_fork_server
-from nray.node.orders import is_raw
+from nray.node.orders import METHODS, is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from nray.events.hub import SinkPort
     from nray.events.model import Event
     from nray.ledger.ledger import Ledger
+    from nray.node.raw import RawNet
     from nray.worker.forkserver import ForkServer
+
+
+#: As `nray.node.bounds` has it, which is slow to import.
+RETRIES_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,15 @@ def settings_for(
     method: str = "connect",
     retries: int = 1,
 ) -> Settings:
-    """How a scan without a configuration file scans; times in seconds."""
+    """How a scan without a configuration file scans; times in seconds.
+
+    Raises:
+        UserError: there is no such method, or so many retries are not to be had.
+    """
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}", f"it is one of {', '.join(METHODS)}")
+    if not 0 <= retries <= RETRIES_MAX:
+        raise UserError(f"{retries} retries are not from 0 to {RETRIES_MAX}")
     timeout_ms = max(1, round(timeout_s * 1000))
     return Settings(
         workers=workers,
@@ -134,6 +148,19 @@ def settings_for(
     )
 
 
+def raw_net(made: Plan, settings: Settings) -> RawNet | None:
+    """What a scan by packets of its own needs of this machine; None for others.
+
+    Raises:
+        NoRight, NoRoute: it cannot be had. To be asked before files are made.
+    """
+    if not is_raw(settings):
+        return None
+    from nray.node.raw import net_for
+
+    return net_for(made.segments)
+
+
 def run(
     made: Plan,
     settings: Settings,
@@ -143,6 +170,7 @@ def run(
     progress: Progress | None = None,
     fork_server: ForkServer | None = None,
     ledger: Ledger | None = None,
+    raw: RawNet | None = None,
 ) -> ScanResult:
     """Scan a plan in this process and its workers.
 
@@ -153,6 +181,7 @@ def run(
         fork_server: started earlier still; closed here.
         ledger: keeps the scan's state, or is gone on with; stays the caller's to close. None:
             nothing is kept.
+        raw: of `raw_net`; looked for here where it is None and needed.
     """
     from nray.node.machine import default_name, processors
 
@@ -161,11 +190,7 @@ def run(
         count = min(count, settings.workers)
     server = fork_server or start_fork_server()
     try:
-        raw = None
-        if is_raw(settings):
-            from nray.node.raw import net_for
-
-            raw = net_for(made.segments)
+        raw = raw or raw_net(made, settings)
         from nray.api.begin import begin
 
         begun = begin(made, settings, server, count, ledger)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nray.cli.sinks import OutputFile
     from nray.events.hub import SinkPort
     from nray.ledger.ledger import Ledger
+    from nray.node.raw import RawNet
     from nray.targets.plan import Plan
     from nray.worker.forkserver import ForkServer
 
@@ -263,7 +264,7 @@ def check_usage(options: dict[str, Any]) -> None:
 
 def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     """A new scan."""
-    from nray.api.scan import settings_for
+    from nray.api.scan import raw_net, settings_for
     from nray.api.state import Origin, create_state, forget
 
     streams.demand_output()
@@ -276,6 +277,8 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],
     )
+    # What cannot be had is told before files are made.
+    raw = raw_net(made, settings)
     origin = Origin(
         "scan",
         settings,
@@ -285,7 +288,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         processes=options["processes"] or 0,
     )
     if not options["state"]:
-        return _scan(made, options, origin, fork_server, _output(options["output"]), None)
+        return _scan(made, options, origin, fork_server, _output(options["output"]), None, raw)
     ledger = create_state(options["state"], origin, made)
     try:
         file = _output(options["output"])
@@ -293,7 +296,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         forget(ledger, options["state"])
         raise
     try:
-        return _scan(made, options, origin, fork_server, file, ledger)
+        return _scan(made, options, origin, fork_server, file, ledger, raw)
     finally:
         ledger.close()
 
@@ -326,6 +329,7 @@ def _scan(
     fork_server: ForkServer,
     file: OutputFile | None,
     ledger: Ledger | None,
+    raw: RawNet | None = None,
 ) -> int:
     from nray.api.scan import run
     from nray.cli.logs import start_logging
@@ -342,6 +346,7 @@ def _scan(
             progress=progress,
             fork_server=fork_server,
             ledger=ledger,
+            raw=raw,
         )
     finally:
         if progress is not None:

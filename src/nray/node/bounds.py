@@ -7,7 +7,7 @@ do is another matter, see `policy`.
 
 from __future__ import annotations
 
-from nray.node.raw import METHODS
+from nray.node.orders import METHODS
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.messages import Lease, Settings

@@ -17,9 +17,9 @@ import trio
 from nray import UserError, __version__
 from nray.node import machine
 from nray.node.bounds import Segments, check_settings, heartbeat
-from nray.node.orders import Primed, is_raw
+from nray.node.orders import METHODS, Primed, is_raw
 from nray.node.policy import Policy
-from nray.node.raw import METHODS, RawNet, net_for
+from nray.node.raw import RawNet, net_for
 from nray.node.reports import ReportBook
 from nray.node.supervisor import Outcome, Supervisor
 from nray.wire.channel import Channel, ChannelEnded

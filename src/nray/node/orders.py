@@ -14,6 +14,8 @@ from nray.targets.segment import Segment
 from nray.wire.messages import Settings
 from nray.worker import protocol
 
+#: The ways to probe TCP that a node knows, as it tells its server.
+METHODS = ("connect", "syn")
 #: A worker's socket takes so many bytes at once without a reader (Linux's default is 208 KiB);
 #: what is larger waits for the loop.
 PRIME_BYTES_MAX = 96 * 1024

@@ -6,6 +6,7 @@ gateway moves to another MAC is (`RawNet.moved`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -26,8 +27,6 @@ from nray.targets.segment import Segment
 
 log = logging.getLogger("nray.node")
 
-#: The ways to probe TCP that this node knows, as it tells its server.
-METHODS = ("connect", "syn")
 #: Gateways that are asked for, where all that the tables name may be needed. A machine has one or
 #: two; one with a table of the whole internet some hundred.
 GATEWAYS_MAX = 1024
@@ -135,7 +134,11 @@ class RawNet:
         self._order = [index for index, *_ in links]
 
     async def run(self) -> None:
-        """Find gateways, and then whoever is asked for, until cancelled."""
+        """Find gateways, and then whoever is asked for, until cancelled. To be run once."""
+        with contextlib.closing(self._wire):
+            await self._serve()
+
+    async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._neighbours.run)
             gateways = sorted(self.routes.gateways())[:GATEWAYS_MAX]
