@@ -143,6 +143,8 @@ async def test_what_a_worker_wonders_about_is_found_and_told() -> None:
         await until(lambda: len(net.wire.sent) == 2)
         assert net.wire.sent[0][1] == request(ETH.mac, OWN, packed("198.19.3.3"))
         await net.wire.hear(arp(OTHER, packed("198.19.3.3")))
+        net.ask([(1, GATEWAY)])  # a target like others, and no news
+        assert not net.moved.is_set()
         await trio.sleep(TRIES_MAX * TRY_S + 1)
         for told in heard(bench, protocol.Neighbours):
             assert [each for message in told for each in message.told if each[1] != GATEWAY] == [
