@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.judge import judge_set
+from lab.judge import judge_set, judge_states
 from lab.network import Lab
 from lab.nray import open_pairs, portscans, scan, states
 from lab.truth import (
@@ -13,7 +13,6 @@ from lab.truth import (
     OPEN,
     SILENT,
     Fate,
-    Truth,
     draw_hosts,
     draw_ports,
     rejected,
@@ -27,18 +26,6 @@ HOST = {4: "198.18.64.9", 6: "2001:db8:1::9:9"}
 SHARES = {OPEN: 0.2, SILENT: 0.4, CLOSED: 0.35, ADMIN: 0.05}
 
 
-def compare(found: dict[tuple[str, int], tuple[str, str]], truth: Truth) -> list[str]:
-    """Each probe whose state or reason is not what its fate allows."""
-    faults = []
-    fates = dict.fromkeys(found, CLOSED)
-    fates |= {(address, port): fate for (_, address, port), fate in truth.fates.items()}
-    for (address, port), fate in fates.items():
-        state, reason = found.get((address, port), ("nothing", ""))
-        if state != fate.state or reason not in fate.reasons:
-            faults.append(f"{address} {port}: {state} {reason}, in truth {fate.name}")
-    return faults
-
-
 @pytest.mark.parametrize("version", [4, 6])
 def test_4096_hosts_of_which_40_per_cent_are_silent(lab: Lab, version: int) -> None:
     truth = draw_hosts(40 + version, HOSTS[version], 80, SHARES)
@@ -46,7 +33,7 @@ def test_4096_hosts_of_which_40_per_cent_are_silent(lab: Lab, version: int) -> N
     done = scan(lab.scanner, "-t", HOSTS[version], "-p", "80", "--show", "closed,filtered")
     done.expect(0)
     found = states(done.events)
-    assert compare(found, truth) == []
+    assert judge_states(found, truth) == []
     assert len(found) == len(truth.fates) == 4096
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
 
@@ -68,7 +55,7 @@ def test_each_icmp_code_has_its_state_and_reason(lab: Lab, version: int) -> None
     done = scan(lab.scanner, "-t", HOST[version], "-p", "1-2000", "--show", "closed,filtered")
     done.expect(0)
     found = states(done.events)
-    assert compare(found, truth) == []
+    assert judge_states(found, truth) == []
     assert len(found) == 2000
 
 
@@ -84,7 +71,7 @@ def test_500_prohibited_ports_are_filtered_and_hold_nothing_up(lab: Lab, version
     ).expect(0)
     # fmt: on
     found = states(done.events)
-    assert compare(found, truth) == []
+    assert judge_states(found, truth) == []
     assert len(found) == 550
     # Had a single one been waited for, this would be 10 s. bench/prohibited.py measures the rest.
     assert done.seconds < 5

@@ -7,9 +7,12 @@ import pytest
 
 from cli_lab import parse
 from nray import UserError
+from nray.api import scan
 from nray.cli.command import Number, hint_of, message_of, nearest
 from nray.cli.root import COMMANDS, nray
-from nray.cli.scan import InFlight, States, Timeout
+from nray.cli.scan import RETRIES_MAX, InFlight, States, Timeout
+from nray.config import kinds
+from nray.node import bounds
 
 #: REFERENCE.md's table of command lines; ``-h`` is on every command.
 REFERENCE = {
@@ -196,3 +199,14 @@ def test_what_its_user_can_mend(arguments: list[str], words: str) -> None:
         nray.main(arguments, prog_name="nray", standalone_mode=False)
     assert words in caught.value.message
     assert caught.value.exit_status == 2
+
+
+def test_retries_are_those_of_a_syn_scan_and_of_one_number_everywhere() -> None:
+    base = ("scan", "-t", "127.0.0.1", "-p", "1")
+    assert "goes with --syn" in wrong(*base, "--retries", "2")[0]
+    assert "10" in "".join(wrong(*base, "--syn", "--retries", "11"))
+    assert parse(*base, "--syn", "--retries", "0").params["retries"] == 0
+    assert RETRIES_MAX == bounds.RETRIES_MAX == scan.RETRIES_MAX
+    assert kinds.RETRIES.high == RETRIES_MAX
+    for flag in (("--syn",), ("--retries", "0")):
+        assert "is settled" in wrong("scan", "--resume", "x", *flag)[0]

@@ -408,7 +408,7 @@ def test_aliases_and_merge_keys() -> None:
         ("scannerconfig.zgrab2.enabled: true", "scannerconfig.zgrab2.enabled", "enabledModules?"),
         ("targts: [a]", "targts", "did you mean targetgenerator.standard.targets?"),
         ("zzzzzz: 1", "zzzzzz", "the keys here are debug, listen"),
-        ("scannerconfig: {tcp: {qqq: 1}}", "scannerconfig.tcp.qqq", "the keys here are timeout"),
+        ("scannerconfig: {tcp: {qqq: 1}}", "scannerconfig.tcp.qqq", "the keys here are method"),
         ("TLS.: 1", "TLS.", "did you mean TLS?"),
         (".enabled: 1", ".enabled", ""),
         ("? ''\n: 1", "", ""),

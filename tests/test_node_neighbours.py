@@ -120,6 +120,7 @@ class FakeWire:
 
     def __init__(self) -> None:
         self.sent: list[tuple[float, bytes]] = []
+        self.closed = False
         self._give, self._take = trio.open_memory_channel[tuple[int, bytes]](100)
 
     def send(self, link: int, frame: bytes) -> None:
@@ -128,6 +129,9 @@ class FakeWire:
 
     async def receive(self) -> list[tuple[int, bytes]]:
         return [await self._take.receive()]
+
+    def close(self) -> None:
+        self.closed = True
 
     async def hear(self, frame: bytes) -> None:
         self._give.send_nowait((ETH.index, frame))

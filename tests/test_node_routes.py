@@ -496,7 +496,11 @@ def furnish(namespace: Namespace, seed: int) -> None:
     """Interfaces, routes and rules of many kinds; no packet ever leaves."""
     chance = random.Random(seed)
     ip = namespace.ip
-    for name, mac in (("a0", "02:00:00:00:00:01"), ("b0", "02:00:00:00:00:02")):
+    for name, mac in (
+        ("a0", "02:00:00:00:00:01"),
+        ("b0", "02:00:00:00:00:02"),
+        ("c0", "02:00:00:00:00:03"),
+    ):
         ip("link", "add", name, "address", mac, "type", "veth", "peer", "name", f"{name}-far")
         ip("link", "set", name, "up")
         ip("link", "set", f"{name}-far", "up")
@@ -504,7 +508,7 @@ def furnish(namespace: Namespace, seed: int) -> None:
     ip("link", "set", "t0", "up")
     for link, text in (
         ("a0", "198.19.0.7/24"), ("a0", "198.19.0.8/24"), ("a0", "198.19.1.7/25"),
-        ("b0", "198.19.2.7/23"), ("t0", "198.19.4.1/32"),
+        ("b0", "198.19.2.7/23"), ("t0", "198.19.4.1/32"), ("c0", "198.19.6.7/24"),
     ):  # fmt: skip
         ip("address", "add", text, "dev", link)
     for link, text in (
@@ -546,7 +550,8 @@ def furnish(namespace: Namespace, seed: int) -> None:
             lines[version].append(f"route add {told}")
     lines[4] += [
         "route add default via 198.19.0.1 table 88",
-        "route add 198.18.77.0/24 nexthop via 198.19.0.1 nexthop via 198.19.2.1",
+        # Of several hops that live the kernel takes one by a secret hash: here is one alone.
+        "route add 198.18.77.0/24 nexthop via 198.19.6.1 nexthop via 198.19.2.1",
         "route add local 198.19.64.0/20 dev lo",
     ]
     lines[6] += [
@@ -560,6 +565,7 @@ def furnish(namespace: Namespace, seed: int) -> None:
             "rule add priority 300 not fwmark 0xcafe lookup 88",
         ]
         namespace.call(["ip", f"-{version}", "-batch", "-"], "\n".join(lines[version]))
+    ip("link", "set", "c0", "down")  # its hop is dead from now on
 
 
 @pytest.mark.lab
@@ -577,6 +583,7 @@ def test_ways_are_those_of_the_kernel(seed: int) -> None:
             )
             for _ in range(times)
         ]  # fmt: skip
+        asked += [f"198.18.77.{n}" for n in range(1, 9)]
         asked += ["127.0.0.1", "127.1.2.3", "::1", "198.19.0.7", "198.19.0.255", "2001:db8:a::7"]
         ours = namespace.call(
             ["env", f"PYTHONPATH={environment().get('PYTHONPATH', '')}", sys.executable, "-c", ASK],

@@ -13,12 +13,16 @@ from nray.worker.protocol import (
     Alive,
     Configure,
     Found,
+    Neighbours,
     Pause,
+    Raw,
     Slice,
     Space,
     Started,
+    Unfit,
     Unpacker,
     Want,
+    Wonder,
     pack,
     range_bytes,
     range_pairs,
@@ -33,6 +37,14 @@ CONFIGURE = Configure(
     payloads={53: b"question", 65535: b""},
     udp_fast=True,
     adaptive=False,
+)
+RAW = Raw(
+    key=b"k" * 16,
+    shard=1,
+    shards=2,
+    retries=3,
+    links=[(2, "eth0", True, b"\x02" * 6, 1500), (1, "lo", False, b"", 65536)],
+    routes=[(6, bytes(16), b"\xff" * 16, 0, b"\x20" * 16, b"")],
 )
 SPACE = Space(
     segment=3,
@@ -51,6 +63,8 @@ TO_WORKER = [
     Slice(1, 3, 0, 2, {0: [b"\x7f\x00\x00\x01", bytes(16)], 1: []}),
     Pause(True),
     Pause(False),
+    Neighbours([(0, bytes(4), b"\x02" * 6), (1, bytes(16), None)]),
+    msgspec.structs.replace(CONFIGURE, raw=RAW),
 ]
 FROM_WORKER = [
     Started(4_000_000),
@@ -58,6 +72,9 @@ FROM_WORKER = [
     Alive(2**40),
     Found(2**63, b"h" * 64, False, (), {}, 2**40),
     Found(1, b"", True, tuple(range(9)), {"local-error": 3}, 9),
+    Found(1, b"", True, tuple(range(9)), {}, 9, drops=7),
+    Wonder([(0, bytes(4)), (1, bytes(16))]),
+    Unfit("no buffer space"),
 ]
 ENDS = [(True, TO_WORKER), (False, FROM_WORKER)]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from .truth import CLOSED, Truth
 
 BUCKET_S = 0.1
 NEAR = 0.20
@@ -71,6 +73,33 @@ def _faults(near: float, peak: float, whole: float) -> list[str]:
         faults.append(f"a peak of {peak:.2f} times the share, more than {PEAK}")
     if abs(whole - 1) > WHOLE:
         faults.append(f"the whole is {whole:.4f} of the rate, more than {WHOLE:.0%} off")
+    return faults
+
+
+def judge_seconds(times_s: Sequence[float], rate: float) -> list[str]:
+    """Faults of a stream of which no second, wherever it begins, may hold more than a rate."""
+    begin = 0
+    most = 0
+    for end, time in enumerate(times_s):
+        while times_s[begin] <= time - 1.0:
+            begin += 1
+        most = max(most, end - begin + 1)
+    # One more is what an exactly even stream holds where a second begins upon a probe.
+    return [f"a second holds {most}, more than {rate}"] if most > rate + 1 else []
+
+
+def judge_states(
+    found: Mapping[tuple[str, int], tuple[str, str]], truth: Truth, method: str = "connect"
+) -> list[str]:
+    """Each probe whose state or reason is not what its fate allows."""
+    faults = []
+    fates = dict.fromkeys(found, CLOSED)
+    fates |= {(address, port): fate for (_, address, port), fate in truth.fates.items()}
+    for (address, port), fate in fates.items():
+        state, reason = found.get((address, port), ("nothing", ""))
+        wanted, reasons = fate.seen_by(method)
+        if state != wanted or reason not in reasons:
+            faults.append(f"{address} {port}: {state} {reason}, in truth {fate.name}")
     return faults
 
 

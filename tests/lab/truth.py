@@ -19,6 +19,9 @@ Probe = tuple[str, str, int]
 class Fate:
     """One way to answer.
 
+    A connect scan sees what the kernel makes of an answer, a SYN scan what is on the wire; where
+    that is not the same, `seen_by` says how.
+
     Attributes:
         name: unique, letters and underscores; names the nft chain.
         state: nray's state for it over TCP (DESIGN.md, contract 2).
@@ -32,6 +35,14 @@ class Fate:
     reasons: frozenset[str]
     rule4: str
     rule6: str
+
+    def seen_by(self, method: str) -> tuple[str, frozenset[str]]:
+        """State and possible reasons in a ``connect`` or ``syn`` scan (as `nmap -sS` has them)."""
+        if method == "syn" and self is CLOSED:
+            return "closed", frozenset({"reset"})
+        if method == "syn" and self.name == "port_unreach":
+            return "filtered", self.reasons
+        return self.state, self.reasons
 
 
 def _rejected(name: str, reason: str, code4: str, code6: str, state: str = "filtered") -> Fate:
@@ -63,6 +74,11 @@ REJECTED: tuple[Fate, ...] = (
     _rejected("addr_unreach", "host-unreach", "", "addr-unreachable"),
     _rejected("port_unreach", "port-unreach", "port-unreachable", "port-unreachable", "closed"),
 )
+#: So many SYNs a second are answered; the rest is dropped. Not to be drawn with others: whether
+#: one is found open depends on how fast it is asked.
+LIMITED_PER_S = 200
+_LIMITED = f"limit rate over {LIMITED_PER_S}/second burst 5 packets drop\n    accept"
+LIMITED = Fate("limited", "open", frozenset({"syn-ack"}), _LIMITED, _LIMITED)
 FATES: tuple[Fate, ...] = (OPEN, SILENT, CLOSED, *REJECTED)
 
 
@@ -87,7 +103,7 @@ class Truth:
 
     def listening(self) -> set[tuple[str, int]]:
         """(protocol, port) of every listener needed."""
-        return {(protocol, port) for protocol, _, port in self.having(OPEN)}
+        return {(protocol, port) for protocol, _, port in self.having(OPEN, LIMITED)}
 
 
 def draw_ports(
@@ -124,15 +140,28 @@ def draw_hosts(
     return truth
 
 
-def nftables(truth: Truth) -> str:
+def draw_space(
+    seed: int, network: str, ports: Iterable[int], shares: Mapping[Fate, float]
+) -> Truth:
+    """`draw_hosts` for each of some ports, each drawn anew."""
+    truth = Truth()
+    for number, port in enumerate(ports):
+        truth.fates.update(draw_hosts(seed * 1000 + number, network, port, shares).fates)
+    return truth
+
+
+def nftables(truth: Truth, loss: float = 0.0) -> str:
     """The ruleset that makes a target, with listeners on `Truth.listening`, keep to the truth.
 
     One verdict map for each IP version decides; a listening port of an address that is not in it is
     reset, and all else is left to the kernel, which resets too (or answers UDP with ICMP).
+
+    Args:
+        loss: share of packets that is lost, of those that come and of those that go.
     """
     chains = []
     elements: dict[int, list[str]] = {4: [], 6: []}
-    for fate in FATES:
+    for fate in (*FATES, LIMITED):
         for version, rule in ((4, fate.rule4), (6, fate.rule6)):
             if rule:
                 chains.append(f"  chain {fate.name}{version} {{\n    {rule}\n  }}")
@@ -162,6 +191,15 @@ def nftables(truth: Truth) -> str:
         "    ip6 daddr . meta l4proto . th dport vmap @fate6",
         "    tcp dport @listening reject with tcp reset",
         "  }",
-        "}",
     ]
+    if loss:
+        for hook in ("prerouting", "postrouting"):
+            lines += [
+                f"  chain lose_{hook} {{",
+                f"    type filter hook {hook} priority -310; policy accept;",
+                f'    {"i" if hook == "prerouting" else "o"}ifname "lo" accept',
+                f"    numgen random mod 100000 < {round(loss * 100_000)} drop",
+                "  }",
+            ]
+    lines.append("}")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,18 @@ class Recording:
 
     def __init__(self, namespace: Namespace, interface: str, file: Path, only: str = "") -> None:
         self.file = file
-        command = ["tcpdump", "-Z", "root", "-U", "-B", "32768", "-i", interface, "-w", str(file)]
+        command = [
+            "tcpdump",
+            "-Z",
+            "root",
+            "--immediate-mode",
+            "-B",
+            "32768",
+            "-i",
+            interface,
+            "-w",
+            str(file),
+        ]
         self._process = namespace.popen(
             [*command, *only.split()], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
@@ -45,8 +56,8 @@ class Recording:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What is still on its way through tcpdump's buffer is written within its own second.
-        time.sleep(1.2)
+        # For what has left and did not yet arrive.
+        time.sleep(0.3)
         self._process.send_signal(signal.SIGINT)
         _, said = self._process.communicate(timeout=_STOP_S)
         if kind is None and "0 packets dropped by kernel" not in said:

@@ -75,7 +75,7 @@ def begin(
     done_before = sum(pool.done for pool in scheduler.pools)
     begun = Begun(plan, settings, scheduler, node, primed, time.monotonic(), done_before)
     fork_server.set_rate(settings.ratelimit)
-    if orders.may_prime(plan.segments):
+    if orders.may_prime(plan.segments) and not orders.is_raw(settings):
         leases = _first_leases(begun, PRIMED_MOST * processes)
         orders.prime(primed, settings, {each.id: each for each in plan.segments}, leases)
     return begun

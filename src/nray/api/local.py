@@ -16,8 +16,11 @@ import trio
 
 from nray.api.begin import NODE_ID, Begun
 from nray.events.hub import SinkPort
+from nray.events.model import SCANTYPES, SCANTYPES_SYN
 from nray.ledger.entries import NodeSeen
 from nray.ledger.ledger import Ledger
+from nray.node.orders import is_raw
+from nray.node.raw import RawNet
 from nray.node.supervisor import Outcome, Supervisor
 from nray.server.books import Books, entries_of, now_ms, open_books
 from nray.server.scheduler import Tally
@@ -100,6 +103,7 @@ async def scan_here(
     node_name: str,
     progress: Progress | None = None,
     progress_every_s: float = 0.5,
+    raw: RawNet | None = None,
 ) -> ScanResult:
     """Go on with a scan that has begun, to its end.
 
@@ -109,6 +113,7 @@ async def scan_here(
     Args:
         ledger: of the scan; stays the caller's to close.
         progress: gets a status line now and then.
+        raw: what workers need whose packets are of their own making; None for others.
 
     Raises:
         SinkError, SinkStartError: a sink cannot be opened or written.
@@ -118,10 +123,11 @@ async def scan_here(
     interrupted = False
     segments = {segment.id: segment for segment in plan.segments}
     timeouts_ms = {"tcp": settings.tcp_timeout_ms, "udp": settings.udp_timeout_ms}
-    async with open_books(ledger, sinks, segments, timeouts_ms) as books:
+    scantypes = SCANTYPES_SYN if is_raw(settings) else SCANTYPES
+    async with open_books(ledger, sinks, segments, timeouts_ms, scantypes) as books:
         office = _Office(begun, books, _here(node_name, ledger.nodes()))
         supervisor = Supervisor(
-            fork_server, settings, len(begun.primed), office, primed=begun.primed
+            fork_server, settings, len(begun.primed), office, primed=begun.primed, raw=raw
         )
         if scheduler.finished:  # there was nothing left to do
             office.finished.set()

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from nray import UserError
 from nray.api.workers import start_fork_server
+from nray.node.orders import METHODS, is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.udp_payloads import KNOWN
 from nray.wire.messages import Settings
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from nray.events.hub import SinkPort
     from nray.events.model import Event
     from nray.ledger.ledger import Ledger
+    from nray.node.raw import RawNet
     from nray.worker.forkserver import ForkServer
+
+
+#: As `nray.node.bounds` has it, which is slow to import.
+RETRIES_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ def scan(
     workers: int = 0,
     processes: int = 0,
     rate: float = 0.0,
+    method: Literal["connect", "syn"] = "connect",
+    retries: int = 1,
     exclude: str | Iterable[str] = (),
     show: Sequence[str] = (),
     seed: int | None = None,
@@ -66,6 +75,8 @@ def scan(
         workers: probes in flight; 0 lets the number grow to what the machine bears.
         processes: worker processes; 0 for one on each core.
         rate: probes started each second; 0 for no limit.
+        method: how TCP ports are probed; ``syn`` needs the right to raw sockets.
+        retries: with ``syn``, how often silent ports are probed again, at most 10.
         exclude: never probed, whatever the targets say.
         show: states that make events besides open.
         seed: decides the order of probes.
@@ -92,7 +103,14 @@ def scan(
 
         return [SinkPort(CallSink(take), states=show)]
 
-    settings = settings_for(timeout_s=timeout_s, workers=workers, rate=rate, show=show)
+    settings = settings_for(
+        timeout_s=timeout_s,
+        workers=workers,
+        rate=rate,
+        show=show,
+        method=method,
+        retries=retries,
+    )
     result = run(made, settings, sinks, processes)
     return Scanned(events, result.exit_status == 0, result.summary)
 
@@ -104,8 +122,18 @@ def settings_for(
     workers: int = 0,
     rate: float = 0.0,
     show: Sequence[str] = (),
+    method: str = "connect",
+    retries: int = 1,
 ) -> Settings:
-    """How a scan without a configuration file scans; times in seconds."""
+    """How a scan without a configuration file scans; times in seconds.
+
+    Raises:
+        UserError: there is no such method, or so many retries are not to be had.
+    """
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}", f"it is one of {', '.join(METHODS)}")
+    if not 0 <= retries <= RETRIES_MAX:
+        raise UserError(f"{retries} retries are not from 0 to {RETRIES_MAX}")
     timeout_ms = max(1, round(timeout_s * 1000))
     return Settings(
         workers=workers,
@@ -115,7 +143,22 @@ def settings_for(
         adaptive=adaptive,
         udp_payloads=KNOWN,
         states=tuple(state for state in show if state != "open"),
+        tcp_method=method,
+        retries=retries,
     )
+
+
+def raw_net(made: Plan, settings: Settings) -> RawNet | None:
+    """What a scan by packets of its own needs of this machine; None for others.
+
+    Raises:
+        NoRight, NoRoute: it cannot be had. To be asked before files are made.
+    """
+    if not is_raw(settings):
+        return None
+    from nray.node.raw import net_for
+
+    return net_for(made.segments)
 
 
 def run(
@@ -127,6 +170,7 @@ def run(
     progress: Progress | None = None,
     fork_server: ForkServer | None = None,
     ledger: Ledger | None = None,
+    raw: RawNet | None = None,
 ) -> ScanResult:
     """Scan a plan in this process and its workers.
 
@@ -137,6 +181,7 @@ def run(
         fork_server: started earlier still; closed here.
         ledger: keeps the scan's state, or is gone on with; stays the caller's to close. None:
             nothing is kept.
+        raw: of `raw_net`; looked for here where it is None and needed.
     """
     from nray.node.machine import default_name, processors
 
@@ -145,6 +190,7 @@ def run(
         count = min(count, settings.workers)
     server = fork_server or start_fork_server()
     try:
+        raw = raw or raw_net(made, settings)
         from nray.api.begin import begin
 
         begun = begin(made, settings, server, count, ledger)
@@ -161,7 +207,7 @@ def run(
                 release={port.sink.name for port in ports},
             )
             return await scan_here(
-                begun, ports, server, kept, node_name=default_name(), progress=progress
+                begun, ports, server, kept, node_name=default_name(), progress=progress, raw=raw
             )
 
         return loop.run(main)

@@ -30,8 +30,10 @@ from nray.config.reader import loads
 from nray.config.rules import exposed, require_work, unsupported
 from nray.config.schema import Config
 from nray.config.writer import to_yaml
+from nray.events.model import SCANTYPES, SCANTYPES_SYN
 from nray.ledger.memory import MemoryLedger
 from nray.node.bounds import TIMEOUT_MS_MAX
+from nray.node.orders import is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
 from nray.targets.udp_payloads import KNOWN
@@ -213,6 +215,8 @@ def settings_of(config: Config) -> Settings:
         udp_payload=scanner.udp.default_hex_payload,
         udp_payloads=_payloads(config),
         states=tuple(sorted(states - {"open"})),
+        tcp_method=scanner.tcp.method,
+        retries=scanner.tcp.retries,
     )
 
 
@@ -311,12 +315,13 @@ def _run(
     )
     segments = {segment.id: segment for segment in made.segments}
     timeouts_ms = {"tcp": settings.tcp_timeout_ms, "udp": settings.udp_timeout_ms}
+    scantypes = SCANTYPES_SYN if is_raw(settings) else SCANTYPES
 
     async def main() -> Server:
         # Before outputs are opened: a port that is taken must not leave an empty file behind.
         listeners = await open_listeners(options.host, options.ports)
         sinks = _sinks(config, name, cursors_of(ledger))
-        async with open_books(ledger, sinks, segments, timeouts_ms) as books:
+        async with open_books(ledger, sinks, segments, timeouts_ms, scantypes) as books:
             _announce(config, made, listeners)
             server = Server(options, made.segments, books, doorman)
             async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nray.cli.sinks import OutputFile
     from nray.events.hub import SinkPort
     from nray.ledger.ledger import Ledger
+    from nray.node.raw import RawNet
     from nray.targets.plan import Plan
     from nray.worker.forkserver import ForkServer
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 1.0
 #: No answer takes longer; what is meant may be ms.
 TIMEOUT_MAX_S = 3600
+#: As in a configuration.
+RETRIES_MAX = 10
 #: Probes listed at a time: some 100 kB of text.
 LIST_CHUNK = 4096
 #: Events that wait for the file of --output before the scan waits: the default of a json-file.
@@ -106,6 +109,17 @@ class States(click.ParamType):  # type: ignore[type-arg]
     help="Wait so long for an answer, 1500ms say. [default: 1000ms, or less where "
     "neighbours answer fast]",
 )
+@click.option(
+    "--syn",
+    is_flag=True,
+    help="Probe TCP ports by SYNs alone, made by nray; needs the right to raw sockets.",
+)
+@click.option(
+    "--retries",
+    type=Number("a number of retries", 0, RETRIES_MAX),
+    metavar="N",
+    help="With --syn: probe silent ports N times more. [default: 1]",
+)
 @click.option("-o", "--output", metavar="FILE", help="Also write events to FILE, a line each.")
 @click.option(
     "-w",
@@ -179,6 +193,7 @@ def scan(**options: Any) -> int:
       nray scan -t 127.0.0.1 -p 1-65535
       nray scan -t 198.18.0.0/20,scan.example.org -p top100 --rate 2000
       nray scan -t 198.18.0.0/16 -p 80,443 --exclude 198.18.7.0/24 -o out.json
+      nray scan -t 198.18.0.0/16 -p 80,443 --syn --rate 100000
       nray scan -t 198.18.0.0/30 -p U:53,T:80 --list
       nray scan -t 198.18.0.0/16 -p all -o out.json --state scan.state
       nray scan --resume scan.state
@@ -222,13 +237,17 @@ def _plan(options: dict[str, Any]) -> Plan:
 #: Options that a scan which is resumed has from its beginning.
 SETTLED = (
     "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
-    "rate", "show", "seed", "state", "list_", "permission", "include_reserved",
+    "syn", "retries", "rate", "show", "seed", "state", "list_", "permission", "include_reserved",
 )  # fmt: skip
+
+
+def _is_given(value: object) -> bool:
+    return bool(value) or (value == 0 and value is not False)
 
 
 def check_usage(options: dict[str, Any]) -> None:
     if options["resume"]:
-        given = [name for name in SETTLED if options[name]]
+        given = [name for name in SETTLED if _is_given(options[name])]
         if given:
             flag = "--" + given[0].rstrip("_").replace("_", "-")
             raise click.UsageError(f"{flag} is settled: --resume goes on as the scan was begun")
@@ -239,11 +258,13 @@ def check_usage(options: dict[str, Any]) -> None:
         raise click.UsageError("no ports are given (-p/--ports)")
     if options["count"] and not options["list_"]:
         raise click.BadOptionUsage("count", "--count goes with --list")
+    if options["retries"] is not None and not options["syn"]:
+        raise click.BadOptionUsage("retries", "--retries goes with --syn: else the kernel tries")
 
 
 def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     """A new scan."""
-    from nray.api.scan import settings_for
+    from nray.api.scan import raw_net, settings_for
     from nray.api.state import Origin, create_state, forget
 
     streams.demand_output()
@@ -253,7 +274,11 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         workers=options["workers"],
         rate=options["rate"] or 0.0,
         show=options["show"],
+        method="syn" if options["syn"] else "connect",
+        retries=1 if options["retries"] is None else options["retries"],
     )
+    # What cannot be had is told before files are made.
+    raw = raw_net(made, settings)
     origin = Origin(
         "scan",
         settings,
@@ -263,7 +288,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         processes=options["processes"] or 0,
     )
     if not options["state"]:
-        return _scan(made, options, origin, fork_server, _output(options["output"]), None)
+        return _scan(made, options, origin, fork_server, _output(options["output"]), None, raw)
     ledger = create_state(options["state"], origin, made)
     try:
         file = _output(options["output"])
@@ -271,7 +296,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         forget(ledger, options["state"])
         raise
     try:
-        return _scan(made, options, origin, fork_server, file, ledger)
+        return _scan(made, options, origin, fork_server, file, ledger, raw)
     finally:
         ledger.close()
 
@@ -304,6 +329,7 @@ def _scan(
     fork_server: ForkServer,
     file: OutputFile | None,
     ledger: Ledger | None,
+    raw: RawNet | None = None,
 ) -> int:
     from nray.api.scan import run
     from nray.cli.logs import start_logging
@@ -320,6 +346,7 @@ def _scan(
             progress=progress,
             fork_server=fork_server,
             ledger=ledger,
+            raw=raw,
         )
     finally:
         if progress is not None:

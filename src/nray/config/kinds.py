@@ -456,6 +456,8 @@ FILTER = Filter()
 STATES = States()
 NODE_PATTERNS = NodePatterns()
 #: Rooms count with 64 bits; these are far above any use and below any overflow.
+#: Beyond ten a scan only lasts and bothers.
+RETRIES = Int(0, 10)
 COUNT = Int(1, 2**31 - 1)
 COUNT_OR_ZERO = Int(0, 2**31 - 1)
 COUNT_OR_AUTO = AutoInt(1, 2**31 - 1)

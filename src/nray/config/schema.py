@@ -122,8 +122,10 @@ class TargetGenerator(Section, frozen=True, kw_only=True):
 
 
 class Tcp(Section, frozen=True, kw_only=True):
-    """The TCP scan."""
+    """The TCP scan. ``retries`` are of ``method`` ``syn`` alone."""
 
+    method: Annotated[str, Key("method", kinds.Choice("connect", "syn"))] = "connect"
+    retries: Annotated[int, Key("retries", kinds.RETRIES)] = 1
     timeout_s: Annotated[float, Key("timeout", kinds.DURATION)] = 2.5
     adaptive_timeout: Annotated[bool, Key("adaptiveTimeout", kinds.BOOL)] = True
 

@@ -55,6 +55,7 @@ REASONS: Final[dict[str, str]] = {
 }
 
 SCANTYPE_TCP_CONNECT: Final = "tcpconnect"
+SCANTYPE_TCP_SYN: Final = "tcpsyn"
 SCANTYPE_UDP: Final = "udp"
 SCANNER_PORTS: Final = "native-portscanner"
 SCANNER_ENVIRONMENT: Final = "node_environment"
@@ -179,14 +180,15 @@ def port_event(
     )
 
 
-#: By protocol.
-SCANTYPES = {"tcp": SCANTYPE_TCP_CONNECT, "udp": SCANTYPE_UDP}
+#: By protocol; TCP ports may also be probed by SYNs alone.
+SCANTYPES: Final[Mapping[str, str]] = {"tcp": SCANTYPE_TCP_CONNECT, "udp": SCANTYPE_UDP}
+SCANTYPES_SYN: Final[Mapping[str, str]] = {**SCANTYPES, "tcp": SCANTYPE_TCP_SYN}
 
 
 class EventMaker:
     """Makes many events that differ in the probe alone: what they share is worked out once.
 
-    Arguments as for `port_event`; ``timeouts_ms`` is by protocol.
+    Arguments as for `port_event`; ``timeouts_ms`` and ``scantypes`` are by protocol.
     """
 
     def __init__(
@@ -198,11 +200,13 @@ class EventMaker:
         timeouts_ms: Mapping[str, int],
         pool: int = 0,
         identity: str | None = None,
+        scantypes: Mapping[str, str] = SCANTYPES,
     ) -> None:
         self._node_id = node_id
         self._node_name = node_name
         self._timestamp = timestamp(timestamp_ms)
         self._timeouts_ms = timeouts_ms
+        self._scantypes = scantypes
         self._pool = pool
         self._identity = UNSET if identity is None else identity
 
@@ -222,7 +226,7 @@ class EventMaker:
             target,
             port,
             state == STATE_OPEN,
-            SCANTYPES[protocol],
+            self._scantypes[protocol],
             self._timeouts_ms[protocol],
             state,
             reason,

@@ -7,6 +7,7 @@ do is another matter, see `policy`.
 
 from __future__ import annotations
 
+from nray.node.orders import METHODS
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.messages import Lease, Settings
@@ -16,6 +17,8 @@ from nray.worker.protocol import PAYLOAD_BYTES_MAX, STATES
 WORKERS_MAX = 2**31 - 1
 #: Milliseconds that an answer is waited for: some 25 days, and far below an overflow of ns.
 TIMEOUT_MS_MAX = 2**31 - 1
+#: Times that a silent port is probed again: beyond this a scan only lasts and bothers.
+RETRIES_MAX = 10
 #: Packed bytes of all segments of a scan. Unpacked and in every worker they take up to twenty
 #: times as much; four frames of the largest size still fit, some three million names.
 SEGMENTS_BYTES_MAX = 64 * 1024 * 1024
@@ -45,6 +48,10 @@ def check_settings(settings: Settings) -> None:
     for name, payload in payloads:
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise _fault(f"{name} has {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
+    if settings.tcp_method not in METHODS:
+        raise _fault(f"tcp_method {settings.tcp_method[:40]!r} is not known here")
+    if settings.retries > RETRIES_MAX:
+        raise _fault(f"retries are {settings.retries}, more than {RETRIES_MAX}")
     for state in settings.states:
         if state not in STATES:
             raise _fault(f"state {state[:40]!r} is not known here")

@@ -17,8 +17,9 @@ import trio
 from nray import UserError, __version__
 from nray.node import machine
 from nray.node.bounds import Segments, check_settings, heartbeat
-from nray.node.orders import Primed
+from nray.node.orders import METHODS, Primed, is_raw
 from nray.node.policy import Policy
+from nray.node.raw import RawNet, net_for
 from nray.node.reports import ReportBook
 from nray.node.supervisor import Outcome, Supervisor
 from nray.wire.channel import Channel, ChannelEnded
@@ -122,6 +123,7 @@ class _Scan:
         processes: int,
         primed: list[Primed],
         policy: Policy | None,
+        raw: RawNet | None,
     ) -> None:
         self.scan = scan
         self.book = ReportBook()
@@ -138,6 +140,7 @@ class _Scan:
             ahead=processes,
             primed=primed,
             policy=policy,
+            raw=raw,
         )
 
     def want(self, leases: int) -> None:
@@ -297,7 +300,12 @@ class Node:
                 raise
         if greeting.cancelled_caught:
             raise trio.BrokenResourceError(f"no greeting within {GREETING_S:g} s")
-        scan = self._enter(registered, nursery)
+        try:
+            scan = self._enter(registered, nursery)
+        except UserError as error:
+            with trio.move_on_after(FAREWELL_S):
+                await channel.send(Bye(clip(error.message)))
+            raise
         self._said_absent = True
         heartbeat_s = heartbeat(registered.heartbeat_s)
         end: Stop | Exception
@@ -334,6 +342,7 @@ class Node:
                 environment=self._environment,
                 leases=self._scan.leases if self._scan else (),
                 policy=clip(self._options.policy.words()) if self._options.policy else "",
+                methods=METHODS,
             )
         )
         answer = await channel.receive()
@@ -352,6 +361,7 @@ class Node:
             log.info("back at %s as %s", self._options.where, registered.node_id)
             return self._scan
         self._forget_scan()
+        raw = net_for() if is_raw(registered.settings) else None
         scan = _Scan(
             registered.scan,
             self._fork_server,
@@ -359,6 +369,7 @@ class Node:
             self._options.processes,
             self._primed,
             self._options.policy,
+            raw,
         )
         self._primed = []
         self._scan = scan

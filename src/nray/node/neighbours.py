@@ -130,6 +130,9 @@ class Wire(Protocol):
     async def receive(self) -> list[tuple[int, bytes]]:
         """Wait for frames: (link, frame) each."""
 
+    def close(self) -> None:
+        """No frames any more."""
+
 
 @dataclass
 class _Entry:
@@ -309,25 +312,22 @@ _FILTER = (
 
 
 class PacketWire:
-    """Packet sockets on links, opened as they are needed. Needs CAP_NET_RAW.
+    """Packet sockets on links, opened as they are needed.
 
-    Raises:
-        PermissionError: at the first frame, without that right.
+    Needs CAP_NET_RAW. Where that is missing, or a link is gone, nobody ever answers.
     """
 
     def __init__(self, links: Mapping[int, Link]) -> None:
         self._links = links
         self._sockets: dict[int, list[socket.socket]] = {}
         self._opened = trio.Event()
-        self._closed = False
-        self._in: deque[tuple[int, bytes]] = deque()
 
     def send(self, link: int, frame: bytes) -> None:
         """See `Wire`."""
-        if link not in self._sockets:
-            self._open(link)
-        arp, ip6 = self._sockets[link]
         try:
+            if link not in self._sockets:
+                self._open(link)
+            arp, ip6 = self._sockets[link]
             (arp if frame[12:14] == b"\x08\x06" else ip6).send(frame)
         except (BlockingIOError, InterruptedError):
             pass  # it is asked again
@@ -350,7 +350,7 @@ class PacketWire:
                 nursery.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Close all sockets."""
+        """See `Wire`."""
         for sockets in self._sockets.values():
             for sock in sockets:
                 sock.close()
@@ -358,13 +358,18 @@ class PacketWire:
 
     def _open(self, link: int) -> None:
         sockets: list[socket.socket] = []
+        try:
+            for protocol in (_ETH_ARP, _ETH_IP6):
+                sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+                sockets.append(sock)
+                _attach_filter(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+                sock.bind((self._links[link].name, protocol))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
         self._sockets[link] = sockets
-        for protocol in (_ETH_ARP, _ETH_IP6):
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            sockets.append(sock)
-            _attach_filter(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            sock.bind((self._links[link].name, protocol))
         self._opened.set()
 
     def _read(self) -> list[tuple[int, bytes]]:

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nray.node.netlink import WIDTH
+from nray.node.routes import LinkRow, RouteRow
 from nray.targets.ranges import merge
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
 from nray.worker import protocol
 
+#: The ways to probe TCP that a node knows, as it tells its server.
+METHODS = ("connect", "syn")
 #: A worker's socket takes so many bytes at once without a reader (Linux's default is 208 KiB);
 #: what is larger waits for the loop.
 PRIME_BYTES_MAX = 96 * 1024
@@ -48,7 +52,11 @@ class Primed:
 
 
 def configure(
-    settings: Settings, index: int, processes: int, policy: protocol.Policy | None = None
+    settings: Settings,
+    index: int,
+    processes: int,
+    policy: protocol.Policy | None = None,
+    raw: protocol.Raw | None = None,
 ) -> protocol.Configure:
     """What worker ``index`` of so many is told; it gets its share of the probes in flight."""
     window = 0
@@ -65,7 +73,33 @@ def configure(
         settings.udp_fast,
         settings.adaptive,
         policy,
+        raw,
     )
+
+
+def raw(
+    settings: Settings,
+    index: int,
+    processes: int,
+    key: bytes,
+    links: list[LinkRow],
+    routes: Sequence[RouteRow],
+) -> protocol.Raw:
+    """What worker ``index`` of so many needs to send packets of its own."""
+    return protocol.Raw(
+        key,
+        index,
+        processes,
+        settings.retries,
+        links,
+        [_packed(route) for route in routes],
+    )
+
+
+def _packed(route: RouteRow) -> tuple[int, bytes, bytes, int, bytes, bytes]:
+    family, first, last, link, source, mac = route
+    width = WIDTH[family]
+    return family, first.to_bytes(width, "big"), last.to_bytes(width, "big"), link, source, mac
 
 
 def space(segment: Segment, away: Sequence[bytes] = ()) -> protocol.Space:
@@ -93,6 +127,11 @@ def space(segment: Segment, away: Sequence[bytes] = ()) -> protocol.Space:
 def needs_names(segment: Segment) -> bool:
     """Whether names must be looked up before a slice of the segment can be handed out."""
     return bool(segment.names or segment.excluded_names)
+
+
+def is_raw(settings: Settings) -> bool:
+    """Whether workers send packets of their own making."""
+    return settings.tcp_method == "syn"
 
 
 def prime(

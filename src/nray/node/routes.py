@@ -121,17 +121,20 @@ class Routes:
         return {(link, gateway, source) for (link, gateway), source in found.items()}
 
     def rows(self, macs: Mapping[tuple[int, bytes], bytes]) -> tuple[list[LinkRow], list[RouteRow]]:
-        """Links and routes in the core's form; a way whose gateway has no MAC is left out."""
+        """Links and routes in the core's form; a way whose gateway has no MAC is left out.
+
+        The links are the same, in the same order, whatever the MACs.
+        """
         order: dict[int, int] = {}
         routes: list[RouteRow] = []
         for family in sorted(self.spans):
             for first, last, way in self.spans[family]:
+                index = order.setdefault(way.link, len(order))
                 mac = b""
                 if way.gateway and is_ethernet(self.links[way.link]):
                     mac = macs.get((way.link, way.gateway), b"")
                     if not mac:
                         continue
-                index = order.setdefault(way.link, len(order))
                 routes.append((family, first, last, index, way.source, mac))
         links = [self.links[index] for index in order]
         return [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections import deque
@@ -23,6 +24,7 @@ from nray import UserError
 from nray.node import orders
 from nray.node.orders import LeaseLike, Primed
 from nray.node.policy import Policy
+from nray.node.raw import RawNet
 from nray.node.resolver import Resolver
 from nray.targets.segment import Segment
 from nray.wire.messages import Counts, Settings
@@ -46,6 +48,10 @@ RECEIVE_BYTES = 1 << 18
 #: A worker that has slices says something each 5 s. One that was silent for so long hangs (or was
 #: stopped by somebody): it is ended, and its slices begin again.
 SILENT_S = 30.0
+#: Of the secret by which a worker knows answers to its own packets.
+RAW_KEY_BYTES = 16
+#: Workers that share the source ports of packets of their own making: what the core can part.
+SHARDS_MAX = 512
 #: Positions among the counts of a slice.
 ERROR_COUNT = Counts.__struct_fields__.index("error")
 REFUSED_COUNT = Counts.__struct_fields__.index("refused")
@@ -91,6 +97,8 @@ class _Hand:
     sent: int = 0
     silent: bool = False
     paused: bool = False
+    #: Ended by us, because what it was told is true no more.
+    outdated: bool = False
 
     async def send(self, *messages: protocol.ToWorker) -> None:
         """A worker that is gone is noticed where its socket is read, not here."""
@@ -113,6 +121,8 @@ class Supervisor:
         primed: workers that were already asked for, to be used first; none of them configured
             where there is a policy.
         policy: what this node will ever do; None: all it is told.
+        raw: what workers that send packets of their own need; None where the settings do not ask
+            for that.
     """
 
     def __init__(
@@ -126,7 +136,11 @@ class Supervisor:
         resolver: Resolver | None = None,
         primed: list[Primed] | None = None,
         policy: Policy | None = None,
+        raw: RawNet | None = None,
     ) -> None:
+        assert (raw is not None) == orders.is_raw(settings)
+        self._raw = raw
+        self._said_drops = False
         if policy is not None:
             assert not any(each.configured for each in primed or ())
             settings = policy.restrict(settings)
@@ -138,6 +152,8 @@ class Supervisor:
         self._settings = settings
         # With fewer probes in flight than processes, some would have nothing to do.
         self._processes = min(processes, settings.workers or processes)
+        if raw is not None:
+            self._processes = min(self._processes, SHARDS_MAX)
         self._office = office
         self._ahead = ahead
         self._resolver = resolver or Resolver()
@@ -212,6 +228,9 @@ class Supervisor:
         while len(self._ready) > self._processes:
             self._ready.pop().socket.close()
         async with trio.open_nursery() as nursery:
+            if self._raw is not None:
+                nursery.start_soon(self._raw.run)
+                nursery.start_soon(self._pass_on, self._raw)
             for index in range(self._processes):
                 nursery.start_soon(self._keep_worker, index)
             while True:
@@ -221,6 +240,8 @@ class Supervisor:
 
     async def _keep_worker(self, index: int) -> None:
         while True:
+            # First of all: what it is told comes before it may be given slices.
+            order = await self._configured(index)
             start = self._ready.pop(0) if self._ready else Primed(self._spawn())
             hand = _Hand(
                 trio.SocketStream(trio.socket.from_stdlib_socket(start.socket)),
@@ -231,9 +252,6 @@ class Supervisor:
             self._hands.add(hand)
             try:
                 if not start.configured:
-                    order = orders.configure(
-                        self._settings, index, self._processes, self._policy_order
-                    )
                     await hand.send(order)
                 await self._serve(hand)
             finally:
@@ -244,6 +262,34 @@ class Supervisor:
                     await trio.aclose_forcefully(hand.stream)
             await self._bury(hand)
             self._dead.discard(hand)
+
+    async def _configured(self, index: int) -> protocol.Configure:
+        raw = None
+        if self._raw is not None:
+            links, routes = await self._raw.rows()
+            # A key of its own: what answers the packets of one that has died is not believed.
+            key = secrets.token_bytes(RAW_KEY_BYTES)
+            raw = orders.raw(self._settings, index, self._processes, key, links, routes)
+        return orders.configure(self._settings, index, self._processes, self._policy_order, raw)
+
+    async def _pass_on(self, raw: RawNet) -> None:
+        """Tell workers of neighbours; begin anew with those whose gateway has moved."""
+        async with trio.open_nursery() as nursery:
+
+            async def renew() -> None:
+                while True:
+                    await raw.moved.wait()
+                    raw.moved = trio.Event()
+                    for hand in list(self._hands):
+                        hand.outdated = True
+                        await trio.aclose_forcefully(hand.stream)
+
+            nursery.start_soon(renew)
+            while True:
+                await raw.news.wait()
+                message = protocol.Neighbours(raw.told())
+                for hand in list(self._hands):
+                    await hand.send(message)
 
     def _spawn(self) -> socket.socket:
         try:
@@ -262,7 +308,7 @@ class Supervisor:
             try:
                 with trio.move_on_after(SILENT_S) as silence:
                     data = await hand.stream.receive_some(RECEIVE_BYTES)
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if silence.cancelled_caught:
                 if not hand.holds:
@@ -285,8 +331,15 @@ class Supervisor:
             case protocol.Want(slices):
                 hand.wants += slices
                 self._changed.set()
-            case protocol.Found(lease, hits, done, counts, errors, sent):
+            case protocol.Wonder(wanted):
+                assert self._raw is not None
+                self._raw.ask(wanted)
+            case protocol.Unfit(why):
+                raise WorkersFail(f"workers cannot scan as they are told: {why}")
+            case protocol.Found(lease, hits, done, counts, errors, sent, drops):
                 hand.sent = sent
+                if drops:
+                    self._tell_drops()
                 await self._office.found(Outcome(lease, hits, done, counts, errors))
                 if done:  # only now: until the office has it, it is among `leases`
                     hand.holds.pop(lease, None)
@@ -295,6 +348,10 @@ class Supervisor:
 
     async def _bury(self, hand: _Hand) -> None:
         """A worker has died: its slices begin again with others, unless they are the cause."""
+        if hand.outdated:
+            self._stock.extendleft(reversed(hand.holds.values()))
+            self._changed.set()
+            return
         how = await self._ending(hand.pid)
         if hand.silent:
             how = f"was silent for {SILENT_S:g} s and was ended"
@@ -313,6 +370,14 @@ class Supervisor:
         self._changed.set()
         for lease in guilty:
             await self._give_up(lease)
+
+    def _tell_drops(self) -> None:
+        if not self._said_drops:
+            self._said_drops = True
+            log.warning(
+                "answers were lost on this machine, which reads them slower than they come; what"
+                " is lost in every try looks filtered: a lower rate helps, or more retries"
+            )
 
     def _is_guilty(self, lease: LeaseLike) -> bool:
         return self._deaths.get(lease.lease, 0) >= DEATHS_MAX

@@ -20,7 +20,7 @@ import trio
 
 from nray.events.hub import Hub, SinkPort, open_hub
 from nray.events.json_file import JsonFileSink
-from nray.events.model import Event, EventMaker, environment_event
+from nray.events.model import SCANTYPES, Event, EventMaker, environment_event
 from nray.ledger.entries import (
     RECORD_BYTES,
     CursorAt,
@@ -162,8 +162,13 @@ class _Translator:
     """Journal rows into events, each once for all outputs that read it at about one time."""
 
     def __init__(
-        self, ledger: Ledger, segments: Mapping[int, Segment], timeouts_ms: Mapping[str, int]
+        self,
+        ledger: Ledger,
+        segments: Mapping[int, Segment],
+        timeouts_ms: Mapping[str, int],
+        scantypes: Mapping[str, str],
     ) -> None:
+        self._scantypes = scantypes
         self._segments = segments
         self._timeouts_ms = timeouts_ms
         self._nodes = {node.node: node for node in ledger.nodes()}
@@ -217,6 +222,7 @@ class _Translator:
             timeouts_ms=self._timeouts_ms,
             pool=row.pool,
             identity=node.identity,
+            scantypes=self._scantypes,
         )
         return [
             maker.event(
@@ -404,6 +410,7 @@ async def open_books(
     ports: Sequence[SinkPort],
     segments: Mapping[int, Segment],
     timeouts_ms: Mapping[str, int],
+    scantypes: Mapping[str, str] = SCANTYPES,
 ) -> AsyncIterator[Books]:
     """Books over a ledger and outputs; the ledger stays the caller's to close.
 
@@ -412,14 +419,14 @@ async def open_books(
 
     Args:
         segments: of the scan, by number.
-        timeouts_ms: what events say of ``tcp`` and ``udp``.
+        timeouts_ms, scantypes: what events say of ``tcp`` and ``udp``.
 
     Raises:
         SinkStartError, SinkError: an output cannot be opened or written.
         LedgerError: the ledger cannot be written, for another reason than a full disk.
     """
     clerk = _Clerk(ledger)
-    translator = _Translator(ledger, segments, timeouts_ms)
+    translator = _Translator(ledger, segments, timeouts_ms, scantypes)
     books = Books(ledger, clerk, translator)
     async with AsyncExitStack() as stack:
         for port in ports:

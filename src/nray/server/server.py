@@ -314,6 +314,21 @@ class Server:
                 )
                 await channel.refuse(Reason.BUSY, f"{NODES_MAX} nodes are registered")
                 return None
+            method = self._options.settings.tcp_method
+            if method not in register.methods:
+                self._complaints.say(
+                    "nodes refused that cannot scan as asked",
+                    "refused a node that cannot scan by %s: %s at %s",
+                    method,
+                    register.name,
+                    guest.peer,
+                )
+                await channel.refuse(
+                    Reason.NOT_ALLOWED,
+                    f"this scan's scannerconfig.tcp.method is {method}, which nray"
+                    f" {register.node_version} on this node does not know",
+                )
+                return None
             twin = self._sessions.duplicate(register)
             if twin is None:
                 return register

@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True):
         udp_payload: sent to a UDP port without a payload of its own.
         udp_payloads: port to payload, as the user gave them; they win over the known ones.
         states: which states are reported as hits besides open (``closed``, ``filtered``, …).
+        tcp_method: how TCP ports are probed: ``connect``, or ``syn`` (packets of our own).
+        retries: with ``syn``, how often silent ports are probed again.
     """
 
     workers: int = 0
@@ -68,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True):
     udp_payload: bytes = b"nray"
     udp_payloads: dict[int, bytes] = {}
     states: tuple[str, ...] = ()
+    tcp_method: str = "connect"
+    retries: int = 1
 
 
 class Registered(Message, frozen=True, tag="registered"):
@@ -138,6 +142,8 @@ class Register(Message, frozen=True, tag="register"):
         leases: of this server's, those whose end the node has not yet reported. Empty at first;
             after a reconnect the server gives to others what was lost on the way.
         policy: what the node's own policy allows, in words for a person; empty without one.
+        methods: values of ``Settings.tcp_method`` that the node knows. One that does not would
+            pass the field over and connect where it should not: a server does not let it in.
     """
 
     protocol: int
@@ -150,6 +156,7 @@ class Register(Message, frozen=True, tag="register"):
     environment: Environment
     leases: tuple[int, ...] = ()
     policy: str = ""
+    methods: tuple[str, ...] = ("connect",)
 
 
 class Ask(Message, frozen=True, tag="ask"):

@@ -64,6 +64,9 @@ ERROR_KINDS_MAX: Final = 64
 #: Reported states besides open: there are four today.
 STATES_MAX: Final = 16
 
+#: Ways to probe TCP that a node knows: there are two today.
+METHODS_MAX: Final = 16
+
 #: The largest UDP payload over IPv4: 65,535 less 20 (IP) and 8 (UDP). RFC 768, RFC 791.
 UDP_PAYLOAD_BYTES_MAX: Final = 65_507
 
@@ -130,6 +133,8 @@ def _settings(s: Settings) -> Iterator[Trouble]:
         yield f"states are {len(s.states)}, more than {STATES_MAX}"
     for state in s.states:
         yield _text("a state", state, empty=False)
+    yield _text("tcp_method", s.tcp_method, empty=False)
+    yield _number("retries", s.retries)
 
 
 def _registered(m: Registered) -> Iterator[Trouble]:
@@ -184,6 +189,10 @@ def _register(m: Register) -> Iterator[Trouble]:
     for lease in m.leases:
         yield _number("one of leases", lease, low=1)
     yield _text("policy", m.policy)
+    if len(m.methods) > METHODS_MAX:
+        yield f"methods are {len(m.methods)}, more than {METHODS_MAX}"
+    for method in m.methods:
+        yield _text("a method", method, empty=False)
 
 
 def _ask(m: Ask) -> Iterator[Trouble]:

@@ -16,14 +16,18 @@ from nray.worker.protocol import (
     Alive,
     Configure,
     Found,
+    Neighbours,
     Pause,
     Policy,
+    Raw,
     Slice,
     Space,
     Started,
     ToWorker,
+    Unfit,
     Unpacker,
     Want,
+    Wonder,
     pack,
     range_pairs,
 )
@@ -46,7 +50,7 @@ class Worker:
         self._control = control
         self._bucket = bucket
         self._unpacker = Unpacker(at_worker=True)
-        self._engine: _core.Engine | None = None
+        self._engine: _core.Engine | _core.RawEngine | None = None
         self._spaces: dict[int, tuple[_core.Space, _core.Exclusions]] = {}
         self._wanted = SLICES_AHEAD
 
@@ -66,19 +70,7 @@ class Worker:
     def _handle(self, message: ToWorker) -> None:
         match message:
             case Configure():
-                self._engine = _core.Engine(
-                    self._bucket,
-                    control_fd=self._control.fileno(),
-                    window=message.window,
-                    tcp_timeout_s=message.tcp_timeout_s,
-                    udp_timeout_s=message.udp_timeout_s,
-                    states=message.states,
-                    payload=message.payload,
-                    payloads=message.payloads,
-                    udp_fast=message.udp_fast,
-                    adaptive=message.adaptive,
-                    policy=_policy(message.policy),
-                )
+                self._engine = self._made(message)
             case Space():
                 self._spaces[message.segment] = (
                     _core.Space(
@@ -97,6 +89,47 @@ class Worker:
             case Pause():
                 assert self._engine is not None
                 self._engine.paused = message.on
+            case Neighbours():
+                assert isinstance(self._engine, _core.RawEngine)
+                for link, address, mac in message.told:
+                    self._engine.set_neighbour(link, address, mac)
+
+    def _made(self, told: Configure) -> _core.Engine | _core.RawEngine:
+        """The engine for what was told. Raises `_CannotScan`."""
+        if told.raw is None:
+            return _core.Engine(
+                self._bucket,
+                control_fd=self._control.fileno(),
+                window=told.window,
+                tcp_timeout_s=told.tcp_timeout_s,
+                udp_timeout_s=told.udp_timeout_s,
+                states=told.states,
+                payload=told.payload,
+                payloads=told.payloads,
+                udp_fast=told.udp_fast,
+                adaptive=told.adaptive,
+                policy=_policy(told.policy),
+            )
+        try:
+            return _core.RawEngine(
+                self._bucket,
+                control_fd=self._control.fileno(),
+                key=told.raw.key,
+                shard=told.raw.shard,
+                shards=told.raw.shards,
+                links=told.raw.links,
+                routes=_routes(told.raw),
+                tcp_timeout_s=told.tcp_timeout_s,
+                udp_timeout_s=told.udp_timeout_s,
+                retries=told.raw.retries,
+                states=told.states,
+                payload=told.payload,
+                payloads=told.payloads,
+                udp_fast=told.udp_fast,
+                policy=_policy(told.policy),
+            )
+        except OSError as error:
+            raise _CannotScan(f"sockets for packets of its own: {error}") from error
 
     def _add(self, work: Slice) -> None:
         assert self._engine is not None
@@ -114,12 +147,17 @@ class Worker:
         engine = self._engine
         if engine is None:
             return
+        raw = engine if isinstance(engine, _core.RawEngine) else None
         while True:
             told = engine.pump(PUMP_S)
+            drops = raw.drops if raw is not None else 0
             out = [
-                pack(Found(lease, hits, done, counts, errors, engine.sent))
+                pack(Found(lease, hits, done, counts, errors, engine.sent, drops))
                 for lease, hits, done, counts, errors in engine.take()
             ]
+            wanted = raw.neighbours_wanted() if raw is not None else []
+            if wanted:
+                out.append(pack(Wonder(wanted)))
             more = SLICES_AHEAD - engine.pending - self._wanted
             if more > 0 and engine.slices_open < _SLICES_FULL:
                 self._wanted += more
@@ -138,6 +176,17 @@ def _policy(told: Policy | None) -> _core.Policy | None:
     return _core.Policy(refused, told.ports)
 
 
+def _routes(told: Raw) -> list[tuple[int, int, int, int, bytes, bytes]]:
+    return [
+        (family, int.from_bytes(first, "big"), int.from_bytes(last, "big"), link, source, mac)
+        for family, first, last, link, source, mac in told.routes
+    ]
+
+
+class _CannotScan(Exception):
+    """This process cannot be made to scan as it was told."""
+
+
 #: Slices that wait for their last answers, beyond which no more are wanted; well under what the
 #: engine holds (1,024).
 _SLICES_FULL = 900
@@ -150,5 +199,7 @@ def run(control_fd: int, bucket_fd: int) -> None:
     os.close(bucket_fd)
     try:
         Worker(control, bucket).run()
+    except _CannotScan as reason:
+        control.sendall(pack(Unfit(str(reason))))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the node is gone, and with it whoever would want to know

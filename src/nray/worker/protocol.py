@@ -38,8 +38,24 @@ class Policy(msgspec.Struct, frozen=True, array_like=True):
     ports: list[tuple[int, int, int]]
 
 
+class Raw(msgspec.Struct, frozen=True, array_like=True):
+    """How to send packets of one's own making: `_core.RawEngine` has the meaning of each.
+
+    ``routes`` are (family, first, last, index in ``links``, source, gateway's MAC), addresses in
+    big-endian bytes.
+    """
+
+    key: bytes
+    shard: int
+    shards: int
+    retries: int
+    links: list[tuple[int, str, bool, bytes, int]]
+    routes: list[tuple[int, bytes, bytes, int, bytes, bytes]]
+
+
 class Configure(_Message, frozen=True, tag="configure"):
-    """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow."""
+    """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow. ``raw`` None: by
+    sockets of the kernel's."""
 
     window: int
     tcp_timeout_s: float
@@ -50,6 +66,7 @@ class Configure(_Message, frozen=True, tag="configure"):
     udp_fast: bool
     adaptive: bool
     policy: Policy | None = None
+    raw: Raw | None = None
 
 
 class Space(_Message, frozen=True, tag="space"):
@@ -84,6 +101,24 @@ class Pause(_Message, frozen=True, tag="pause"):
     on: bool
 
 
+class Neighbours(_Message, frozen=True, tag="neighbours"):
+    """Who has which address: (index in ``Raw.links``, address, MAC; None: nobody answers)."""
+
+    told: list[tuple[int, bytes, bytes | None]]
+
+
+class Wonder(_Message, frozen=True, tag="wonder"):
+    """From a worker: who has these? (index in ``Raw.links``, address) each."""
+
+    wanted: list[tuple[int, bytes]]
+
+
+class Unfit(_Message, frozen=True, tag="unfit"):
+    """From a worker that cannot scan as it was told, whatever the slice; it ends."""
+
+    why: str
+
+
 class Want(_Message, frozen=True, tag="want"):
     """From a worker: so many slices more, please (beyond the first `SLICES_AHEAD`)."""
 
@@ -91,7 +126,8 @@ class Want(_Message, frozen=True, tag="want"):
 
 
 class Found(_Message, frozen=True, tag="found"):
-    """From a worker: packed hits of a slice; with ``done`` it has ended, and counts are set."""
+    """From a worker: packed hits of a slice; with ``done`` it has ended, and counts are set.
+    ``drops`` are answers that this machine has lost so far."""
 
     lease: int
     hits: bytes
@@ -99,6 +135,7 @@ class Found(_Message, frozen=True, tag="found"):
     counts: tuple[int, ...]
     errors: dict[str, int]
     sent: int
+    drops: int = 0
 
 
 class Alive(_Message, frozen=True, tag="alive"):
@@ -113,8 +150,8 @@ class Started(_Message, frozen=True, tag="started"):
     pid: int
 
 
-ToWorker = Configure | Space | Slice | Pause
-FromWorker = Want | Found | Alive | Started
+ToWorker = Configure | Space | Slice | Pause | Neighbours
+FromWorker = Want | Found | Alive | Started | Wonder | Unfit
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

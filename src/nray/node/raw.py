@@ -1,0 +1,200 @@
+"""What scanning with hand-made packets needs of this machine: the right to, ways out, neighbours.
+
+Routes are read once, when a scan begins: what changes in them later is not followed, but that a
+gateway moves to another MAC is (`RawNet.moved`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address, summarize_address_range
+
+import trio
+
+from nray import UserError
+from nray.node.kernel import read_neighbours, read_snapshot
+from nray.node.neighbours import AGAIN_S, Key, Neighbours, PacketWire, Wire
+from nray.node.netlink import Neighbour
+from nray.node.routes import LinkRow, RouteRow, Routes, routes_of
+from nray.targets import ranges
+from nray.targets.ranges import Ranges
+from nray.targets.segment import Segment
+
+log = logging.getLogger("nray.node")
+
+#: Gateways that are asked for, where all that the tables name may be needed. A machine has one or
+#: two; one with a table of the whole internet some hundred.
+GATEWAYS_MAX = 1024
+#: Networks that a sentence names.
+_NAMED_MAX = 4
+
+
+class NoRight(UserError):
+    """This process may not send packets of its own making."""
+
+
+class NoRoute(UserError):
+    """None of the targets can be reached from here."""
+
+
+def demand_right() -> None:
+    """Raises NoRight unless this process may open packet sockets, with the way to get there."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except (AttributeError, OSError) as error:
+        if not isinstance(error, PermissionError):
+            raise NoRight(
+                f"scanning with SYNs is not possible on this machine: {error}",
+                "scan by connecting instead (tcp method connect, without --syn)",
+            ) from error
+        program = os.path.realpath(sys.executable)
+        raise NoRight(
+            "scanning with SYNs needs the right to raw sockets (CAP_NET_RAW), which this user"
+            " does not have",
+            f"run it as root; or give the right to this Python, and with it to every program"
+            f" that anybody runs on it: sudo setcap cap_net_raw+ep {program}; or scan by"
+            " connecting instead (tcp method connect, without --syn)",
+        ) from None
+
+
+def net_for(segments: Sequence[Segment] | None = None) -> RawNet:
+    """What is needed to scan segments from here; None where they are not known yet.
+
+    Raises:
+        NoRight: this user may not.
+        NoRoute: none of the targets has a way.
+        UserError: this machine does not tell its routes.
+    """
+    demand_right()
+    routes = routes_of(read_snapshot())
+    if segments is not None:
+        routes = _for_segments(routes, segments)
+    for note in routes.notes:
+        log.warning("%s", note)
+    return RawNet(routes, PacketWire(routes.links), read_neighbours())
+
+
+def _for_segments(routes: Routes, segments: Sequence[Segment]) -> Routes:
+    named = any(segment.names for segment in segments)
+    wanted4 = ranges.merge(each for segment in segments for each in segment.ranges4)
+    wanted6 = ranges.merge(each for segment in segments for each in segment.ranges6)
+    missing = (routes.missing(4, wanted4), routes.missing(6, wanted6))
+    lost = ranges.count(missing[0]) + ranges.count(missing[1])
+    if lost:
+        words = _listed(missing)
+        if not named and lost == ranges.count(wanted4) + ranges.count(wanted6):
+            raise NoRoute(
+                f"this machine has no route to {words}: there is nothing that could be scanned",
+                "ip route get ADDRESS tells what the kernel makes of an address",
+            )
+        log.warning("no route to %s: probes to it count as errors", words)
+    return routes if named else routes.narrowed(wanted4, wanted6)
+
+
+def _listed(missing: tuple[Ranges, Ranges]) -> str:
+    words: list[str] = []
+    for width, part in zip((4, 16), missing, strict=True):
+        for first, last in part:
+            low, high = (ip_address(each.to_bytes(width, "big")) for each in (first, last))
+            networks = [str(each) for each in summarize_address_range(low, high)]
+            words.append(
+                networks[0].removesuffix(f"/{8 * width}") if len(networks) == 1 else f"{low}-{high}"
+            )
+    more = len(words) - _NAMED_MAX
+    return ", ".join(words[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+class RawNet:
+    """The network as workers with hand-made packets need it, while a scan runs.
+
+    Args:
+        routes: the ways out.
+        wire: frames of the local links.
+        known: the kernel's table of neighbours.
+    """
+
+    def __init__(self, routes: Routes, wire: Wire, known: Iterable[Neighbour]) -> None:
+        self.routes = routes
+        self._wire = wire
+        self._neighbours = Neighbours(routes.links, wire, known, self._tell)
+        self._gateways: dict[Key, bytes | None] = {}
+        self._in_use: dict[Key, bytes] = {}
+        self._moved_at = -AGAIN_S
+        self._ready = trio.Event()
+        self._told: list[tuple[int, bytes, bytes | None]] = []
+        self.news = trio.Event()
+        #: Set when a gateway has another MAC than workers were told (`rows`).
+        self.moved = trio.Event()
+        links, _ = routes.rows({})
+        self._order = [index for index, *_ in links]
+
+    async def run(self) -> None:
+        """Find gateways, and then whoever is asked for, until cancelled. To be run once."""
+        with contextlib.closing(self._wire):
+            await self._serve()
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._neighbours.run)
+            gateways = sorted(self.routes.gateways())[:GATEWAYS_MAX]
+            for link, address, source in gateways:
+                self._gateways[link, address] = None
+                self._neighbours.ask(link, address, source, keep=True)
+            found = await self._neighbours.settle(
+                [(link, address) for link, address, _ in gateways]
+            )
+            for link, address, _ in gateways:
+                if (link, address) not in found:
+                    log.warning(
+                        "gateway %s on %s does not answer: probes to what lies behind it count"
+                        " as errors",
+                        ip_address(address),
+                        self.routes.links[link].name,
+                    )
+            self._ready.set()
+
+    async def rows(self) -> tuple[list[LinkRow], list[RouteRow]]:
+        """Links and routes for a worker, once gateways are known."""
+        await self._ready.wait()
+        self._in_use = {key: mac for key, mac in self._gateways.items() if mac is not None}
+        return self.routes.rows(self._in_use)
+
+    def ask(self, wanted: Iterable[tuple[int, bytes]]) -> None:
+        """Find out who has these: (index in the links of `rows`, address) each."""
+        for index, address in wanted:
+            family = 4 if len(address) == 4 else 6
+            way = self.routes.find(family, int.from_bytes(address, "big"))
+            if way is not None:
+                self._neighbours.ask(self._order[index], address, way.source)
+
+    def told(self) -> list[tuple[int, bytes, bytes | None]]:
+        """What was found since the last call: (index in the links, address, MAC or None)."""
+        self.news = trio.Event()
+        told, self._told = self._told, []
+        return told
+
+    def _tell(self, link: int, address: bytes, mac: bytes | None) -> None:
+        key = (link, address)
+        if key in self._gateways:
+            self._gateways[key] = mac
+            if self._ready.is_set() and mac is not None and self._in_use.get(key) != mac:
+                self._move(key)
+        if link in self._order:
+            self._told.append((self._order.index(link), address, mac))
+            self.news.set()
+
+    def _move(self, key: Key) -> None:
+        """A gateway is another machine now, or has come up. Where two claim one address this
+        would go on for ever: not more often than gateways are asked."""
+        now = trio.current_time()
+        if now - self._moved_at < AGAIN_S:
+            return
+        self._moved_at = now
+        link = self.routes.links[key[0]].name
+        log.warning("gateway %s on %s has another MAC now", ip_address(key[1]), link)
+        self.moved.set()
