@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nray.api.workers import start_fork_server
 from nray.targets.plan import Plan, plan
-from nray.targets.udp_payloads import KNOWN
+from nray.targets.ports import UDP
 from nray.wire.messages import Settings
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def scan(
 
         return [SinkPort(CallSink(take), states=show)]
 
-    settings = settings_for(timeout_s=timeout_s, workers=workers, rate=rate, show=show)
+    settings = settings_for(
+        timeout_s=timeout_s, workers=workers, rate=rate, show=show, payloads=payloads_for(made)
+    )
     result = run(made, settings, sinks, processes)
     return Scanned(events, result.exit_status == 0, result.summary)
 
@@ -104,8 +106,13 @@ def settings_for(
     workers: int = 0,
     rate: float = 0.0,
     show: Sequence[str] = (),
+    payloads: dict[int, bytes] | None = None,
 ) -> Settings:
-    """How a scan without a configuration file scans; times in seconds."""
+    """How a scan without a configuration file scans; times in seconds.
+
+    Args:
+        payloads: UDP port to payload, as of `payloads_for`.
+    """
     timeout_ms = max(1, round(timeout_s * 1000))
     return Settings(
         workers=workers,
@@ -113,9 +120,22 @@ def settings_for(
         tcp_timeout_ms=timeout_ms,
         udp_timeout_ms=timeout_ms,
         adaptive=adaptive,
-        udp_payloads=KNOWN,
+        udp_payloads=payloads or {},
         states=tuple(state for state in show if state != "open"),
     )
+
+
+def payloads_for(made: Plan) -> dict[int, bytes]:
+    """The known payloads of the UDP ports of a plan, with identifiers of its seed.
+
+    A scan of TCP ports alone does not pay for the import of the table.
+    """
+    ports = {number for each in made.segments for protocol, number in each.ports if protocol == UDP}
+    if not ports:
+        return {}
+    from nray.targets.udp import table
+
+    return {port: sent for port, sent in table.payloads(made.seed).items() if port in ports}
 
 
 def run(

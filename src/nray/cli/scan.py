@@ -243,7 +243,7 @@ def check_usage(options: dict[str, Any]) -> None:
 
 def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     """A new scan."""
-    from nray.api.scan import settings_for
+    from nray.api.scan import payloads_for, settings_for
     from nray.api.state import Origin, create_state, forget
 
     streams.demand_output()
@@ -253,6 +253,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         workers=options["workers"],
         rate=options["rate"] or 0.0,
         show=options["show"],
+        payloads=payloads_for(made),
     )
     origin = Origin(
         "scan",
