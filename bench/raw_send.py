@@ -94,7 +94,13 @@ def rate_of(lab: Lab, core: int, command: list[str]) -> tuple[float, float]:
     """Packets that leave while this runs on one core: for each second, and for each second of its
     processor time, which tells more where other work shares the core."""
     process = lab.scanner.popen(
-        [*(["nice", "-n", "-20"] if os.geteuid() == 0 else []), "taskset", "-c", str(core), *command],
+        [
+            *(["nice", "-n", "-20"] if os.geteuid() == 0 else []),
+            "taskset",
+            "-c",
+            str(core),
+            *command,
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,

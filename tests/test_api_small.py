@@ -241,8 +241,10 @@ def test_a_cap_stays_a_number_that_the_wire_can_carry():
 
 
 def test_how_a_configuration_scans():
-    made = settings_of(Config())
+    made = settings_of(Config(), 1)
     assert (made.workers, made.ratelimit) == (0, 0.0)
     assert (made.tcp_timeout_ms, made.udp_timeout_ms) == (2500, 2500)
     assert made.states == ()
     assert 53 in made.udp_payloads
+    assert made.udp_payloads != settings_of(Config(), 2).udp_payloads
+    assert made.udp_payloads == settings_of(Config(), 1).udp_payloads

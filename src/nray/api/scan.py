@@ -16,7 +16,7 @@ from nray import UserError
 from nray.api.workers import start_fork_server
 from nray.node.orders import METHODS, is_raw
 from nray.targets.plan import Plan, plan
-from nray.targets.udp_payloads import KNOWN
+from nray.targets.ports import UDP
 from nray.wire.messages import Settings
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def scan(
         show=show,
         method=method,
         retries=retries,
+        payloads=payloads_for(made),
     )
     result = run(made, settings, sinks, processes)
     return Scanned(events, result.exit_status == 0, result.summary)
@@ -124,8 +125,12 @@ def settings_for(
     show: Sequence[str] = (),
     method: str = "connect",
     retries: int = 1,
+    payloads: dict[int, bytes] | None = None,
 ) -> Settings:
     """How a scan without a configuration file scans; times in seconds.
+
+    Args:
+        payloads: UDP port to payload, as of `payloads_for`.
 
     Raises:
         UserError: there is no such method, or so many retries are not to be had.
@@ -141,7 +146,7 @@ def settings_for(
         tcp_timeout_ms=timeout_ms,
         udp_timeout_ms=timeout_ms,
         adaptive=adaptive,
-        udp_payloads=KNOWN,
+        udp_payloads=payloads or {},
         states=tuple(state for state in show if state != "open"),
         tcp_method=method,
         retries=retries,
@@ -159,6 +164,19 @@ def raw_net(made: Plan, settings: Settings) -> RawNet | None:
     from nray.node.raw import net_for
 
     return net_for(made.segments)
+
+
+def payloads_for(made: Plan) -> dict[int, bytes]:
+    """The known payloads of the UDP ports of a plan, with identifiers of its seed.
+
+    A scan of TCP ports alone does not pay for the import of the table.
+    """
+    ports = {number for each in made.segments for protocol, number in each.ports if protocol == UDP}
+    if not ports:
+        return {}
+    from nray.targets.udp import table
+
+    return {port: sent for port, sent in table.payloads(made.seed).items() if port in ports}
 
 
 def run(

@@ -36,7 +36,7 @@ from nray.node.bounds import TIMEOUT_MS_MAX
 from nray.node.orders import is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
-from nray.targets.udp_payloads import KNOWN
+from nray.targets.udp import table
 from nray.wire.messages import Settings
 from nray.worker import privileges
 
@@ -118,15 +118,18 @@ def ledger_path(config: Config, name: str) -> str:
 def _ledger(config: Config, name: str, made: Plan | None) -> Ledger:
     """A new ledger for a plan, or, without one, the ledger that is there."""
     path = ledger_path(config, name)
-    # Settings are told by the configuration again: what it refers to must not be stored.
-    origin = Origin("server", Settings(), to_yaml(config), directory=os.getcwd())
+    written = to_yaml(config)
     if made is not None:
-        return create_state(path, origin, made) if path else _memory(config, name, made)
+        if not path:
+            return _memory(config, name, made)
+        # Settings are told by the configuration again: what it refers to must not be stored.
+        origin = Origin("server", Settings(), written, directory=os.getcwd())
+        return create_state(path, origin, made)
     if not path:
         raise UserError(f"{name}: ledger: none keeps nothing that could be gone on with")
     ledger, before = open_state(path, "server")
     try:
-        demand_same_config(_but_for_tls(before.config, config), origin.config, path, name)
+        demand_same_config(_but_for_tls(before.config, config), written, path, name)
     except UserError:
         ledger.close()
         raise
@@ -192,16 +195,20 @@ def plan_of(config: Config) -> Plan:
         strict=False,
         permission=standard.i_have_permission,
         include_reserved=standard.include_reserved,
-        udp_only=_payloads(config) if config.scannerconfig.udp.fast else None,
+        udp_only=_fast_ports(config) if config.scannerconfig.udp.fast else None,
     )
 
 
-def _payloads(config: Config) -> dict[int, bytes]:
-    return KNOWN | config.scannerconfig.udp.custom_hex_payloads
+def _fast_ports(config: Config) -> set[int]:
+    return {*table.BY_PORT, *config.scannerconfig.udp.custom_hex_payloads}
 
 
-def settings_of(config: Config) -> Settings:
-    """How a configuration scans."""
+def settings_of(config: Config, seed: int) -> Settings:
+    """How a configuration scans.
+
+    Args:
+        seed: the scan's; the identifiers in known UDP payloads are drawn from it.
+    """
     scanner = config.scannerconfig
     sinks = [config.events.terminal, config.events.json_file]
     states = {state for sink in sinks if sink is not None for state in sink.states}
@@ -213,7 +220,7 @@ def settings_of(config: Config) -> Settings:
         adaptive=scanner.tcp.adaptive_timeout,
         udp_fast=scanner.udp.fast,
         udp_payload=scanner.udp.default_hex_payload,
-        udp_payloads=_payloads(config),
+        udp_payloads=table.payloads(seed) | scanner.udp.custom_hex_payloads,
         states=tuple(sorted(states - {"open"})),
         tcp_method=scanner.tcp.method,
         retries=scanner.tcp.retries,
@@ -300,7 +307,7 @@ def _run(
         from nray.server.tls import TlsDoorman
 
         doorman = TlsDoorman(credentials)
-    settings = settings_of(config)
+    settings = settings_of(config, made.seed)
     options = ServerOptions(
         host=config.host,
         ports=config.listen,

@@ -264,7 +264,7 @@ def check_usage(options: dict[str, Any]) -> None:
 
 def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     """A new scan."""
-    from nray.api.scan import raw_net, settings_for
+    from nray.api.scan import payloads_for, raw_net, settings_for
     from nray.api.state import Origin, create_state, forget
 
     streams.demand_output()
@@ -276,6 +276,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         show=options["show"],
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],
+        payloads=payloads_for(made),
     )
     # What cannot be had is told before files are made.
     raw = raw_net(made, settings)

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
         adaptive: wait less long for hosts whose neighbours answer fast.
         udp_fast: probe only UDP ports for which a payload is known.
         udp_payload: sent to a UDP port without a payload of its own.
-        udp_payloads: port to payload, as the user gave them; they win over the known ones.
+        udp_payloads: port to payload: the known ones, over which those of the user win.
         states: which states are reported as hits besides open (``closed``, ``filtered``, …).
         tcp_method: how TCP ports are probed: ``connect``, or ``syn`` (packets of our own).
         retries: with ``syn``, how often silent ports are probed again.

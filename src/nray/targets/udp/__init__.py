@@ -1,0 +1,1 @@
+"""UDP payloads, written from the protocols' specifications; see `table`."""

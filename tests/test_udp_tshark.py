@@ -1,0 +1,73 @@
+"""Every UDP payload is its protocol, by tshark's judgement: nothing malformed, nothing to warn of.
+
+No packet is sent: tshark reads a file.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from lab.namespaces import require
+from nray.targets.udp import table
+from nray.targets.udp.probe import Probe
+from udp_lab import packet, write_pcap
+
+CASES: list[tuple[int, Probe]] = [(port, probe) for probe in table.PROBES for port in probe.ports]
+CASES += [(probe.ports[0], probe) for probe in table.FURTHER]
+
+#: tshark does not know these: the tests of the table read their bytes.
+UNKNOWN = {
+    "Quote of the day", "SQL Server browser", "Citrix ICA browser", "Sentinel licence manager",
+    "Source engine", "Minecraft query", "Mumble", "BitTorrent tracker",
+}  # fmt: skip
+#: A QUIC packet of a version that cannot be has no keys to be decrypted with, so tshark tries
+#: those of version 1. This is the one warning allowed, and for QUIC alone.
+NO_KEYS = "Decryption failed: Decryption (checktag) failed: Checksum error"
+#: Of tshark's severities: chats and notes lie below.
+WARNING = 0x600000
+
+FIELDS = ("frame.protocols", "_ws.malformed", "_ws.expert.severity", "udp.checksum.status",
+          "ip.checksum.status", "_ws.expert.message")  # fmt: skip
+OPTIONS = ("udp.check_checksum:TRUE", "ip.check_checksum:TRUE", "xml.heuristic_udp:TRUE",
+           "rpc.dissect_unknown_programs:TRUE")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    require("tshark")
+    path = tmp_path_factory.mktemp("udp") / "payloads.pcap"
+    # Each from a port of its own: no packet is to be read as the answer to another.
+    write_pcap(path, (packet(40_000 + number, port, probe.payload(6))
+                      for number, (port, probe) in enumerate(CASES)))  # fmt: skip
+    command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=|"]
+    command += ["--enable-heuristic", "xml_udp"]
+    for field in FIELDS:
+        command += ["-e", field]
+    for option in OPTIONS:
+        command += ["-o", option]
+    for port, probe in dict(CASES).items():
+        if probe.decode_as:
+            command += ["-d", f"udp.port=={port},{probe.decode_as}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    assert len(rows) == len(CASES)
+    return rows
+
+
+@pytest.mark.parametrize("number", range(len(CASES)),
+                         ids=[f"{probe.protocol}-{port}" for port, probe in CASES])  # fmt: skip
+def test_a_payload_is_its_protocol(judged: list[list[str]], number: int) -> None:
+    _, probe = CASES[number]
+    protocols, malformed, severities, *sums, words = judged[number]
+    assert set(probe.layers) <= set(protocols.split(":")), protocols
+    assert malformed == ""
+    if probe.layers != ("quic",) or words != NO_KEYS:
+        assert all(int(each) < WARNING for each in severities.split(",") if each), words
+    assert sums == ["1", "1"]
+
+
+def test_what_tshark_does_not_know_is_named() -> None:
+    assert {probe.protocol for _, probe in CASES if not probe.layers} == UNKNOWN
