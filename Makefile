@@ -13,7 +13,10 @@ JOBS ?= 2
 # make torture BLOWS=200: kill -9 and worse, with real processes; needs root.
 BLOWS ?= 200
 
-.PHONY: demo test lint format bench simulate torture clean
+# make fuzz FRAMES=1000000 JOBS=2: mutated frames against decoder, states and both ends.
+FRAMES ?= 100000
+
+.PHONY: demo test lint format bench simulate torture fuzz clean
 
 demo: $(VENV)/.core
 	@$(BIN)/python demo/run.py
@@ -38,6 +41,9 @@ simulate: $(VENV)/.core $(VENV)/.dev
 
 torture: $(VENV)/.core $(VENV)/.dev
 	$(BIN)/python -m tests.torture --count $(BLOWS) --jobs $(JOBS)
+
+fuzz: $(VENV)/.core $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --frames $(FRAMES) --jobs $(JOBS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info src/nray/_core.c src/nray/*.so demo/run-*

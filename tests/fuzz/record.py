@@ -1,0 +1,200 @@
+"""Real sessions of a real server and real nodes, in memory: what the mutations begin from."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any, Final
+
+import trio
+
+from fakes import (
+    Behaviour,
+    FakeForkServer,
+    FakeWorker,
+    Line,
+    MemoryListener,
+    MemoryNode,
+    Served,
+    hit,
+    registration,
+    serve,
+    until,
+)
+from nray.node.policy import Policy
+from nray.wire.messages import Settings
+from nray.worker import protocol
+
+from .case import NODE, SERVER, Case, frames_in
+from .stage import run, set_up
+from .worlds import SLICE, World, worlds
+
+#: Frames that are kept of a talk: enough for every state, few enough to be quick.
+FRAMES_KEPT: Final = 40
+
+#: A payload, a rate and states: settings that are not all defaults.
+SETTINGS: Final = Settings(
+    workers=100, ratelimit=1e6, udp_payloads={53: b"\0\1", 161: b"x"}, states=("closed", "filtered")
+)
+
+
+class _Tap(Line):
+    """A line whose two directions are kept."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line._out, line._back)
+        self.said = bytearray()
+        self.heard = bytearray()
+
+    async def send_all(self, data: bytes) -> None:
+        self.said += data
+        await super().send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(max_bytes)
+        self.heard += data
+        return data
+
+
+class _TappedListener(MemoryListener):
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps: list[_Tap] = []
+
+    async def dial(self) -> Line:
+        tap = _Tap(await super().dial())
+        self.taps.append(tap)
+        return tap
+
+
+def _finds(world: World, each_s: float = 0.01) -> Behaviour:
+    """Every 16th position is open, told in two parts."""
+    known = {segment.id: segment for segment in world.segments}
+
+    async def behave(worker: FakeWorker, work: protocol.Slice) -> None:
+        await trio.sleep(each_s)
+        segment = known[work.segment]
+        names = bytes([198, 19, 0, 1]) if segment.names else b""
+        found = [
+            hit(segment, position, names)
+            for position in range(work.start, work.start + work.count)
+            if position % 16 == 0
+        ]
+        if len(found) > 1:
+            await worker.found(work, found[0], done=False)
+        errors = {"out-of-descriptors": 3, "local-error": 1} if work.start % 128 == 0 else {}
+        counts = (len(found), work.count - len(found), 0, 0, 0, 0, 0, 0, 0)
+        await worker.found(work, b"".join(found), counts=counts, errors=errors)
+
+    return behave
+
+
+Scene = Callable[[trio.Nursery, Served, MemoryNode], Awaitable[None]]
+
+
+async def _to_the_end(nursery: trio.Nursery, served: Served, node: MemoryNode) -> None:
+    await until(lambda: node.ended)
+
+
+async def _cut(nursery: trio.Nursery, served: Served, node: MemoryNode) -> None:
+    """The line breaks twice; the node comes back with its leases."""
+    for done in (SLICE, 5 * SLICE):
+        await until(lambda done=done: served.done >= done)  # type: ignore[misc]
+        served.listener.ends[-1].cut()
+        await trio.sleep(1)
+    await until(lambda: node.ended)
+
+
+async def _interrupt(nursery: trio.Nursery, served: Served, node: MemoryNode) -> None:
+    await until(lambda: served.done >= 4 * SLICE)
+    served.server.pause(True)
+    await trio.sleep(20)
+    served.server.pause(False)
+    await trio.sleep(0.015)
+    served.server.interrupt("Ctrl+C")
+    await until(lambda: node.ended)
+
+
+async def _beats(nursery: trio.Nursery, served: Served, node: MemoryNode) -> None:
+    """Slow work, so that heartbeats are seen."""
+    await until(lambda: served.done >= 12 * SLICE, 3600)
+
+
+async def _refused(nursery: trio.Nursery, served: Served, node: MemoryNode) -> None:
+    """A second node of the machine is refused."""
+    await until(lambda: served.done >= SLICE)
+    peer = await served.peer(register=False)
+    await peer.channel.receive()
+    await peer.channel.send(registration(machine_id="machine", instance="another"))
+    await peer.channel.receive()
+    await until(lambda: node.ended)
+
+
+def _record(
+    name: str,
+    scene: Scene = _to_the_end,
+    each_s: float = 0.01,
+    node_changes: dict[str, Any] | None = None,
+    server_changes: dict[str, Any] | None = None,
+) -> list[Case]:
+    """Both directions of each line of a scan."""
+    world = worlds()[name]
+    listener = _TappedListener()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            served = await serve(
+                nursery,
+                list(world.segments),
+                listener=listener,
+                slice_most=SLICE,
+                pools=world.pools,
+                **(server_changes or {}),
+            )
+            office = FakeForkServer(nursery, _finds(world, each_s))
+            node = MemoryNode(listener, office, **(node_changes or {}))
+            nursery.start_soon(node.run)
+            await scene(nursery, served, node)
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    taps = [tap for tap in listener.taps if tap.said or tap.heard]
+    alone = not (server_changes or {}).get("several_per_machine", True)
+    return [
+        Case(SERVER, name, tuple(_short(frames_in(tap.said)) for tap in taps), alone=alone),
+        Case(NODE, name, tuple(_short(frames_in(tap.heard)) for tap in taps), alone=alone),
+    ]
+
+
+def _short(frames: list[bytes]) -> tuple[bytes, ...]:
+    """Beginning and end of a talk."""
+    if len(frames) <= FRAMES_KEPT:
+        return tuple(frames)
+    return (*frames[: FRAMES_KEPT - 3], *frames[-3:])
+
+
+@cache
+def recorded() -> tuple[Case, ...]:
+    """All sessions, the same each time."""
+    policy = Policy.of(
+        ((0, 2**32 - 1),), ((0, 2**128 - 1),), ((0xC6120000, 0xC61200FF),), (), [(6, 1, 1000)]
+    )
+    with set_up():
+        return tuple(
+            case
+            for cases in (
+                _record("v4"),
+                _record("v6", _interrupt, node_changes={"preferred_pool": 1}),
+                _record("names"),
+                _record("mixed", server_changes={"settings": SETTINGS}),
+                _record("mixed", node_changes={"policy": policy}),
+                _record("v4", node_changes={"processes": 16}),
+                _record("v4", _cut),
+                _record("names", _cut),
+                _record("v4", _interrupt),
+                _record("wide", _interrupt),
+                _record("v4", _beats, 6.0),
+                _record("v4", _refused, server_changes={"several_per_machine": False}),
+            )
+            for case in cases
+        )
