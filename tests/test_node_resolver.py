@@ -212,3 +212,28 @@ def test_an_excluded_name_is_tried_again(monkeypatch):
         return answer
 
     assert ask_exclusions(lookup) == {"away.example": [ONE]}
+
+
+def test_names_by_the_thousand_are_looked_up_by_few_tasks():
+    """A server may list as many as it likes; a task for each would fill the node's memory."""
+    names = {f"name-{number}.example" for number in range(300)}
+    some = set(sorted(names)[:40])
+    book = Book({name: [ONE] for name in names})
+    book.gate.clear()
+    most = 0
+
+    async def watch():
+        nonlocal most
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        most = trio.lowlevel.current_statistics().tasks_living
+        book.gate.set()
+
+    async def main():
+        resolver = Resolver(book)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            assert set(await resolver.all(names)) == names
+        assert set(await resolver.exclusions(some)) == some
+
+    trio.run(main)
+    assert module.LOOKUPS_MAX <= most < module.LOOKUPS_MAX + 20

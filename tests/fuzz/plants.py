@@ -8,6 +8,7 @@ from typing import Any, Final
 from unittest import mock
 
 import msgspec
+import trio
 
 from nray.node import bounds, client
 from nray.server import scheduler, server, sessions
@@ -96,6 +97,22 @@ def _half_noted() -> Sequence[Change]:
     return [(states.ServerEnd, "receive", note)]
 
 
+def _late_to_enter() -> Sequence[Change]:
+    enter = server.Server._enter
+
+    async def wait_first(self: Any, channel: Any, register: Any, identity: Any) -> Any:
+        before = self._sessions.known(register.instance)
+        if before is not None and before.channel is not None:
+            await trio.aclose_forcefully(before.channel)
+        return await enter(self, channel, register, identity)
+
+    return [(server.Server, "_enter", wait_first), (server, "_first", _first_of_all)]
+
+
+def _first_of_all(faults: BaseExceptionGroup[Any]) -> Any:
+    raise faults
+
+
 def _keep_forever(self: sessions.Sessions, session: sessions.Session) -> int:
     return self._scheduler.leave(session.node)
 
@@ -143,6 +160,7 @@ PLANTS: Final[dict[str, Callable[[], Sequence[Change]]]] = {
     ],
     "counts-unchecked": lambda: [(scheduler, "_check_counts", _nothing)],
     "more-than-was-asked": _give_too_much,
+    "lines-of-one-node-race": _late_to_enter,
     "sessions-kept": lambda: [(sessions.Sessions, "left", _keep_forever)],
     "silence-suffered": lambda: [(server, "REGISTER_S", 1e6)],
     "refusal-unsaid": lambda: [(channel.Channel, "refuse", _nothing_said)],

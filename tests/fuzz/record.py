@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
@@ -180,7 +181,7 @@ def recorded() -> tuple[Case, ...]:
         ((0, 2**32 - 1),), ((0, 2**128 - 1),), ((0xC6120000, 0xC61200FF),), (), [(6, 1, 1000)]
     )
     with set_up():
-        return tuple(
+        talks = [
             case
             for cases in (
                 _record("v4"),
@@ -197,4 +198,10 @@ def recorded() -> tuple[Case, ...]:
                 _record("v4", _refused, server_changes={"several_per_machine": False}),
             )
             for case in cases
-        )
+        ]
+    # Several lines at once: of nodes that call themselves the same, and of one that is refused.
+    crowd = [
+        replace(talks[0], lines=(talks[0].lines[0][:12],) * 3, together=True, silent=silent)
+        for silent in (False, True)
+    ]
+    return (*talks, *crowd, replace(crowd[0], alone=True))

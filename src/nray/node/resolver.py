@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -114,9 +114,7 @@ class Resolver:
         async def one(name: str) -> None:
             found[name] = await self.addresses(name)
 
-        async with trio.open_nursery() as nursery:
-            for name in names:
-                nursery.start_soon(one, name)
+        await _each(names, one)
         return found
 
     async def exclusions(self, names: set[str]) -> dict[str, list[bytes]]:
@@ -133,9 +131,7 @@ class Resolver:
         async def one(name: str) -> None:
             found[name] = await self._exclusion(name)
 
-        async with trio.open_nursery() as nursery:
-            for name in names:
-                nursery.start_soon(one, name)
+        await _each(names, one)
         return found
 
     async def _exclusion(self, name: str) -> list[bytes]:
@@ -159,3 +155,17 @@ class Resolver:
             f"the excluded name {name} cannot be looked up here ({words})",
             "nothing is scanned, since exclusions win: mend the resolver, or exclude addresses",
         )
+
+
+async def _each(names: set[str], one: Callable[[str], Awaitable[None]]) -> None:
+    """Do something for each name, for `LOOKUPS_MAX` of them at a time: a server may list names by
+    the million, and a task takes some kilobytes."""
+    waiting = iter(names)
+
+    async def work() -> None:
+        for name in waiting:  # all take from the same
+            await one(name)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(LOOKUPS_MAX, len(names))):
+            nursery.start_soon(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -330,14 +330,17 @@ class Server:
         line, it is known from now on.
         """
         before = self._sessions.known(register.instance)
-        if before is not None and before.channel is not None:
-            await trio.aclose_forcefully(before.channel)
+        replaced = before.channel if before is not None else None
         met = self._sessions.met(register.instance)
         session = self._sessions.enter(register, identity, trio.current_time())
         session.channel = channel
         if not met:
             self._announce(session, register)
         session.policy = register.policy
+        # Only now may others run: of several lines of one node the last one that came has it,
+        # and has closed the one before.
+        if replaced is not None:
+            await trio.aclose_forcefully(replaced)
         return session, met
 
     async def _talk(self, channel: NodeChannel, session: Session, peer: str, *, back: bool) -> None:
@@ -345,8 +348,10 @@ class Server:
 
         Raises:
             PeerFault: the node broke the protocol, or reported what cannot be true.
+            LocalFault: we said what may not be said; the line cannot go on.
         """
         gone = False
+        end: PeerFault | LocalFault | None = None
         try:
             async with trio.open_nursery() as nursery:
                 line = _Line(channel)
@@ -364,9 +369,9 @@ class Server:
         except* (ChannelEnded, trio.BrokenResourceError, trio.ClosedResourceError):
             if not self._over.is_set():
                 log.warning("lost the line to %s (%s)", session.node.node_id, session.name)
-        except* PeerFault as faults:
+        except* (PeerFault, LocalFault) as faults:  # raised below: here it would be in a group
             gone = True
-            raise _first(faults) from None
+            end = _first(faults)
         finally:
             if session.channel is channel:
                 session.channel = None
@@ -375,6 +380,8 @@ class Server:
                     self._sessions.kick(session.node.pool)
                 else:
                     self._sessions.lost(session, trio.current_time())
+        if end is not None:
+            raise end
 
     async def _let_in(
         self, channel: NodeChannel, session: Session, peer: str, *, back: bool
@@ -557,12 +564,22 @@ class _Line:
         self.told = ParkingLot()
 
 
-def _first(faults: BaseExceptionGroup[PeerFault]) -> PeerFault:
+def _first(
+    faults: BaseExceptionGroup[PeerFault | LocalFault],
+) -> PeerFault | LocalFault:
+    """The peer's fault, if there is one: it may have led to ours."""
+    found = list(_leaves(faults))
+    return next((each for each in found if isinstance(each, PeerFault)), found[0])
+
+
+def _leaves(
+    faults: BaseExceptionGroup[PeerFault | LocalFault],
+) -> Iterator[PeerFault | LocalFault]:
     for each in faults.exceptions:
-        if isinstance(each, PeerFault):
-            return each
-        return _first(each)
-    raise AssertionError("an exception group is never empty")
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
 
 
 def peer_name(stream: trio.abc.Stream) -> str:
