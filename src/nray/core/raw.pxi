@@ -124,6 +124,9 @@ cdef int64_t NEIGHBOUR_NS = 3_000_000_000
 cdef int64_t NEIGHBOUR_AGAIN_NS = 60_000_000_000
 # How often the control descriptor is looked at while sending at full speed.
 cdef int64_t LOOK_NS = 1_000_000
+# At high rates turns are closer than sleeping is worth: those of a tenth of a millisecond go out
+# together, a hundredth of the finest bucket that a rate is judged in.
+cdef int64_t SLEEP_LEAST_NS = 100_000
 cdef int64_t CLOCK_EVERY_NS = 1_000_000_000
 
 cdef enum:
@@ -746,7 +749,7 @@ cdef class RawEngine(SliceBook):
                 self.turn_at = self.bucket.turn(now)
                 self.turn_taken = True
             if self.turn_at > now:
-                wake[0] = min(wake[0], self.turn_at)
+                wake[0] = min(wake[0], max(self.turn_at, now + SLEEP_LEAST_NS))
                 return False
             if again:
                 self.ready_used -= 1
