@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -363,6 +364,16 @@ def test_more_silent_ones_than_there_is_room_for_hits(far: FarEnd) -> None:
     ended = run(engine, where)
     check(ended, where.total)
     assert set(ended.states) == set(range(where.total))
+
+
+def test_a_process_that_was_stopped_finds_answers_not_deadlines(far: FarEnd) -> None:
+    """What came in while nobody pumped counts, though its time is long over."""
+    where = hosts(4, 5, 80)
+    drive = Drive(far.engine(tcp_timeout_s=0.05))
+    for probe in far.start(drive, where):
+        far.put(tcp_answer(probe, RST | ACK))
+    time.sleep(0.2)
+    assert drive.to_end().counts["closed"] == 5
 
 
 def test_two_slices_of_one_space_and_slices_of_two(far: FarEnd, version: int) -> None:
