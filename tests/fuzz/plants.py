@@ -76,8 +76,7 @@ def _give_too_much() -> Sequence[Change]:
     grant = scheduler.Scheduler.grant
 
     def greedy(self: scheduler.Scheduler, node: scheduler.Node, now: float) -> Any:
-        if node.wanted == 1:
-            node.wanted = 2
+        node.wanted += node.wanted > 0
         return grant(self, node, now)
 
     return [(scheduler.Scheduler, "grant", greedy)]

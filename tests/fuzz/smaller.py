@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,15 +25,17 @@ def smaller(cases: Sequence[Case]) -> dict[str, list[Case]]:
     chosen: dict[str, list[Case]] = {SERVER: [], NODE: []}
     sizes = dict.fromkeys(chosen, 0)
     covered: dict[str, set[Any]] = {SERVER: set(), NODE: set()}
-    while seen:
-        ranked = [
-            (len(what - covered[case.end]) / size, case, what, size) for case, what, size in seen
-        ]
-        gain, case, what, size = max(ranked, key=lambda each: each[0])
-        if gain == 0:
-            break
-        seen = [each for each in seen if each[0] is not case and each[1] - covered[each[0].end]]
-        if sizes[case.end] + size <= FILE_BYTES_MAX:
+    # What a case adds only shrinks: the first whose worth is still as it was is the best.
+    heap = [(-len(what) / size, at) for at, (_, what, size) in enumerate(seen)]
+    heapq.heapify(heap)
+    while heap:
+        worth, at = heapq.heappop(heap)
+        case, what, size = seen[at]
+        now = -len(what - covered[case.end]) / size
+        if now != worth:
+            if now:
+                heapq.heappush(heap, (now, at))
+        elif sizes[case.end] + size <= FILE_BYTES_MAX:
             sizes[case.end] += size
             covered[case.end] |= what
             chosen[case.end].append(case)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Final, NoReturn
 from unittest import mock
 
 import trio
@@ -18,9 +18,10 @@ from trio._core import _run as trio_run
 from fakes import FakeWorker, inline
 from nray.events import hub
 from nray.node import client, machine, resolver, supervisor
-from nray.server import books
+from nray.server import books, scheduler, server
 from nray.wire.messages import Environment
 from nray.worker import protocol
+from simulator.replaced import replaced
 
 from .laws import Breach
 
@@ -77,6 +78,7 @@ def set_up() -> Iterator[Callable[[], list[str]]]:
 
     with (
         mock.patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        mock.patch.object(server, "now_ms", return_value=1_700_000_000_000),
         mock.patch.object(hub, "_in_thread", inline),
         mock.patch.object(books, "_in_thread", inline),
         mock.patch.object(supervisor, "Resolver", FakeResolver),
@@ -101,9 +103,25 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
         if scope.cancelled_caught:
             raise Breach(f"not over after {OVER_S:g} s of virtual time")
 
-    # One order of steps, or a case would not be the same twice.
+    # One order of steps, and of what stands in sets, or a case would not be the same twice.
     trio_run._r.seed(0)  # type: ignore[attr-defined]
-    trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
+    by_birth = _numbered()
+    with replaced([(each, "__hash__", by_birth) for each in _IN_SETS]):
+        trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+_IN_SETS: Final = (supervisor._Hand, scheduler.Node, scheduler._Slice)
+
+
+def _numbered() -> Callable[[object], int]:
+    """A hash by order of birth, in place of one by address."""
+    born: dict[int, tuple[int, object]] = {}
+
+    def number(self: object) -> int:
+        # Kept alive with its number, or its id would come again.
+        return born.setdefault(id(self), (len(born), self))[0]
+
+    return number
 
 
 async def closes_all(worker: FakeWorker, work: protocol.Slice) -> None:
