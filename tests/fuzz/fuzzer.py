@@ -134,7 +134,8 @@ class Fuzzer:
         began = told = time.monotonic()
         with set_up() as self._mistakes, _alarm():
             for case in [*self._recorded, *self._begin]:
-                self._desk(case, watched=True)
+                if len(tally.failures) < FAILURES_MAX:
+                    self._desk(case, watched=True)
             tally.cases = tally.frames = tally.changed = 0
             tally.refusals.clear()
             while tally.changed < changed and len(tally.failures) < FAILURES_MAX:
