@@ -162,6 +162,8 @@ class Fuzzer:
         case = self._mutator.case(self._base(), once=whole)
         if whole:
             # A peer that falls silent is seen by clocks alone, and only a whole end has one.
+            if self._draw.random() < 0.05:
+                case = case.with_line(0, case.lines[0][: self._draw.randrange(2)])
             self._whole(replace(case, silent=self._draw.random() < 0.5))
         else:
             self._desk(case)
