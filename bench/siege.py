@@ -47,6 +47,8 @@ NODES = 2
 HALF_OPEN = 2000
 LORIS = 50
 AGAIN_S = 5.0
+#: From when the server listens until the nodes come: what the first storm of lines takes.
+STANDS_S = 4.0
 #: A run that is not over by then has failed.
 RUN_S_MAX = 120.0
 #: The begin of a TLS record: a hello of 512 bytes, of which no more comes.
@@ -234,7 +236,11 @@ def run(
             # fmt: on
             for each in words:
                 attackers.append(subprocess.Popen(each, stdout=subprocess.PIPE, text=True))
-        time.sleep(2.0)  # the siege stands when the nodes come; alone it is the same
+        while b"listening on" not in (directory / "err").read_bytes():
+            if server.poll() is not None or time.perf_counter() - begun > 30:
+                sys.exit(f"the server does not listen: {(directory / 'err').read_text()}")
+            time.sleep(0.05)
+        time.sleep(STANDS_S)  # the siege stands when the nodes come; alone it is the same
         started = time.perf_counter()
         for number in range(NODES):
             command = node_command(credentials, f"node{number}")

@@ -15,9 +15,10 @@ from nray.server.door import Lobby
 from nray.server.pace import Bucket
 
 #: Lines that are let in: so many a second, and so many at once after a rest. One that comes to
-#: nothing costs some 0.5 ms, so a flood of them has about 5 % of the loop.
+#: nothing costs 0.5 to 1 ms, so a flood of them has about 5 % of the loop, and a sudden storm holds
+#: it up for a quarter of a second.
 ENTRIES_A_SECOND: Final = 100.0
-ENTRIES_AT_ONCE: Final = 1000.0
+ENTRIES_AT_ONCE: Final = 300.0
 
 #: Lines beyond that are closed as soon as they are accepted, many at a time: were they left to the
 #: kernel, an honest node would wait behind them all. It comes again in a tenth of a second,
