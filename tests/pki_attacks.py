@@ -17,12 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 import pki_lab as lab
 from nray.pki.revocation import RevocationList, Revocations
+from nray.server.complaints import Complaints
+from nray.server.door import Guest, Lobby
 
 NAME = "localhost"
 G = lab.GUIDE
@@ -69,6 +72,11 @@ def case(title: str, reason: str | None = None, ends: str = "sc", detail: str = 
         return make
 
     return add
+
+
+def guest_on(stream: trio.abc.Stream) -> Guest:
+    """A line at a server's door, alone in its lobby."""
+    return Lobby(Complaints()).enter(stream, lambda: None)
 
 
 @functools.cache

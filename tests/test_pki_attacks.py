@@ -30,7 +30,7 @@ from nray.wire.channel import Channel
 from nray.wire.errors import EXPLANATIONS, RETRY_HELPS
 from nray.wire.messages import Refused
 from nray.wire.states import NodeEnd
-from pki_attacks import CASES, Case, Shown, leaf
+from pki_attacks import CASES, Case, Shown, guest_on, leaf
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 #: Far more than anything here takes.
@@ -131,7 +131,7 @@ class Seen(ServerTls):
 
     met: Met
 
-    async def accept(self, transport, *, timeout_s):
+    async def accept(self, transport, *, timeout_s, spent=None):
         try:
             return await super().accept(transport, timeout_s=timeout_s)
         except PeerRejected as rejected:
@@ -158,7 +158,7 @@ async def a_node_is_judged(case: Case, version: int) -> Met:
     node._context.set_max_proto_version(version)
 
     async def accept(stream: trio.SocketStream) -> None:
-        admitted = await TlsDoorman(server).admit(stream)
+        admitted = await TlsDoorman(server).admit(stream, guest_on(stream))
         if admitted is not None:
             secured, _ = admitted
             assert isinstance(secured, TlsStream)
