@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,9 @@ def tables() -> Snapshot:
 class Wired(RawNet):
     """A `RawNet` on a wire that a test holds."""
 
-    def __init__(self, *known: Neighbour) -> None:
+    def __init__(self, *known: Neighbour, later: bool = False) -> None:
         self.wire = FakeWire()
-        super().__init__(routes_of(tables()), self.wire, known)
+        super().__init__(routes_of(tables()), self.wire, known, later=later)
 
 
 def heard(bench: Bench, kind: type) -> list[list[object]]:
@@ -128,6 +129,36 @@ async def test_workers_wait_for_gateways_and_do_without_those_that_are_silent(
             packed("198.19.0.0"),
         ]
         assert "gateway 198.19.0.1 on eth0 does not answer" in caplog.text
+        await bench.stop()
+
+
+@in_trio
+async def test_no_gateway_is_asked_for_before_a_target_behind_it_is_known() -> None:
+    here, away = segment_of("127.0.0.1", "1-20"), replace(segment_of("198.18.0.0/28"), id=1)
+    async with trio.open_nursery() as nursery:
+        net = Wired(later=True)
+        bench = Bench(nursery, closed, leases(2), settings=SYN, raw=net, segments=[])
+        await trio.sleep(60)
+        assert heard(bench, protocol.Configure) == []
+        bench.supervisor.add_segment(here)
+        await bench.until_done(2)
+        assert net.wire.sent == []
+        [[first], _] = heard(bench, protocol.Configure)
+        assert [row[1] for row in first.raw.routes] == [packed("127.0.0.0"), packed("198.19.0.0")]
+
+        # A slice of the second must not come to workers that do not know the way.
+        bench.supervisor.add_segment(away)
+        bench.office.waiting += [Given(3, 1, 0, 10)]
+        bench.supervisor.ask_again()
+        await until(lambda: net.wire.sent)
+        assert net.wire.sent[0][1] == request(ETH.mac, OWN, GATEWAY)
+        await net.wire.hear(arp(THEIRS, GATEWAY))
+        await bench.until_done(3)
+        told = heard(bench, protocol.Configure)
+        assert [len(each) for each in told] == [1] * 4
+        assert [len(configure.raw.routes) for [configure] in told] == [2, 2, 3, 3]
+        slices = heard(bench, protocol.Slice)
+        assert [each.lease for worker in slices[2:] for each in worker] == [3]
         await bench.stop()
 
 

@@ -76,7 +76,7 @@ def net_for(segments: Sequence[Segment] | None = None) -> RawNet:
         routes = _for_segments(routes, segments)
     for note in routes.notes:
         log.warning("%s", note)
-    return RawNet(routes, PacketWire(routes.links), read_neighbours())
+    return RawNet(routes, PacketWire(routes.links), read_neighbours(), later=segments is None)
 
 
 def _for_segments(routes: Routes, segments: Sequence[Segment]) -> Routes:
@@ -116,19 +116,28 @@ class RawNet:
         routes: the ways out.
         wire: frames of the local links.
         known: the kernel's table of neighbours.
+        later: targets are not known yet, `want` tells of them. Until then nobody is asked for a
+            gateway, and workers wait: who scans this machine alone says nothing on its links.
     """
 
-    def __init__(self, routes: Routes, wire: Wire, known: Iterable[Neighbour]) -> None:
+    def __init__(
+        self, routes: Routes, wire: Wire, known: Iterable[Neighbour], *, later: bool = False
+    ) -> None:
         self.routes = routes
         self._wire = wire
         self._neighbours = Neighbours(routes.links, wire, known, self._tell)
         self._gateways: dict[Key, bytes | None] = {}
         self._in_use: dict[Key, bytes] = {}
         self._moved_at = -AGAIN_S
+        self._fresh: list[tuple[int, bytes, bytes]] = []
+        self._more = trio.Event()
         self._ready = trio.Event()
+        if not later:
+            self._need(routes)
         self._told: list[tuple[int, bytes, bytes | None]] = []
         self.news = trio.Event()
-        #: Set when a gateway has another MAC than workers were told (`rows`).
+        #: Set when workers were told (`rows`) what is true no more: a gateway has another MAC, or
+        #: `want` needs one more.
         self.moved = trio.Event()
         links, _ = routes.rows({})
         self._order = [index for index, *_ in links]
@@ -141,26 +150,56 @@ class RawNet:
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._neighbours.run)
-            gateways = sorted(self.routes.gateways())[:GATEWAYS_MAX]
-            for link, address, source in gateways:
-                self._gateways[link, address] = None
-                self._neighbours.ask(link, address, source, keep=True)
-            found = await self._neighbours.settle(
-                [(link, address) for link, address, _ in gateways]
-            )
-            for link, address, _ in gateways:
-                if (link, address) not in found:
-                    log.warning(
-                        "gateway %s on %s does not answer: probes to what lies behind it count"
-                        " as errors",
-                        ip_address(address),
-                        self.routes.links[link].name,
-                    )
-            self._ready.set()
+            while True:
+                await self._more.wait()
+                self._more = trio.Event()
+                fresh, self._fresh = self._fresh, []
+                for link, address, source in fresh:
+                    self._neighbours.ask(link, address, source, keep=True)
+                found = await self._neighbours.settle(
+                    [(link, address) for link, address, _ in fresh]
+                )
+                for link, address, _ in fresh:
+                    if (link, address) not in found:
+                        log.warning(
+                            "gateway %s on %s does not answer: probes to what lies behind it count"
+                            " as errors",
+                            ip_address(address),
+                            self.routes.links[link].name,
+                        )
+                if not self._fresh:
+                    self._ready.set()
+
+    def want(self, segment: Segment) -> bool:
+        """Find the gateways of a segment's targets, of all targets where they have names.
+
+        Returns whether workers, told before of the ways out, have to begin again for it.
+        """
+        routes = self.routes
+        if not segment.names:
+            routes = routes.narrowed(segment.ranges4, segment.ranges6)
+        begun = self._ready.is_set()
+        if not self._need(routes) or not begun:
+            return False
+        self._ready = trio.Event()
+        self.moved.set()
+        return True
+
+    def _need(self, routes: Routes) -> bool:
+        """Have gateways asked for; whether there are any that were not."""
+        room = GATEWAYS_MAX - len(self._gateways)
+        ways = sorted(routes.gateways())
+        fresh = [each for each in ways if each[:2] not in self._gateways][:room]
+        for link, address, _ in fresh:
+            self._gateways[link, address] = None
+        self._fresh += fresh
+        self._more.set()
+        return bool(fresh)
 
     async def rows(self) -> tuple[list[LinkRow], list[RouteRow]]:
         """Links and routes for a worker, once gateways are known."""
-        await self._ready.wait()
+        while not self._ready.is_set():
+            await self._ready.wait()
         self._in_use = {key: mac for key, mac in self._gateways.items() if mac is not None}
         return self.routes.rows(self._in_use)
 

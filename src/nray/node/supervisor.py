@@ -181,6 +181,9 @@ class Supervisor:
         self._segments[segment.id] = segment
         if self._policy is not None and self._policy.refuses_whole(segment):
             self._refused.add(segment.id)
+        elif self._raw is not None and self._raw.want(segment):
+            for hand in self._hands:
+                hand.outdated = True
 
     def give(self, lease: LeaseLike) -> None:
         """Take a lease to be scanned."""
@@ -418,7 +421,8 @@ class Supervisor:
                 await self._end(lease, REFUSED_COUNT, {})
                 self._stock.remove(lease)
                 continue
-            hand = max(self._hands, key=lambda each: each.wants, default=None)
+            fit = (each for each in self._hands if not each.outdated)
+            hand = max(fit, key=lambda each: each.wants, default=None)
             if hand is None or hand.wants <= 0:
                 break
             lease = self._stock.popleft()
