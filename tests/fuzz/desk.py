@@ -272,6 +272,8 @@ class ServerDesk:
                 line.left = True
 
     def _register(self, line: Line, message: Register) -> None:
+        if Settings().tcp_method not in message.methods:
+            raise PeerFault(Reason.NOT_ALLOWED, "it cannot scan as asked")
         if self._sessions.duplicate(message) is not None:
             raise PeerFault(Reason.DUPLICATE_MACHINE, "there is one already")
         session = self._sessions.enter(message, None, 0.0)

@@ -203,10 +203,8 @@ async def _keeps_nothing(served: Served) -> None:
     sessions = server._sessions
     if len(sessions):
         raise Breach(f"{len(sessions)} sessions are kept of nodes that are gone")
-    lobby = getattr(server, "lobby", None)
-    guests = server._guests if lobby is None else len(lobby)
-    if guests:
-        raise Breach(f"{guests} guests are counted where there are none")
+    if len(server.lobby):
+        raise Breach(f"{len(server.lobby)} guests are counted where there are none")
     if any(pool.nodes for pool in server.scheduler.pools):
         raise Breach("the scheduler keeps nodes that are gone")
     returned = sum(

@@ -114,7 +114,7 @@ class Mutator:
     def _one(self, case: Case, number: int) -> Case:
         """One frame is no longer what it was."""
         line = list(case.lines[number])
-        at = self._draw.randrange(len(line))
+        at = self._place(line)
         line[at] = self.frame(line[at], case.end)
         return case.with_line(number, line)
 
@@ -123,13 +123,20 @@ class Mutator:
         draw = self._draw
         line = list(case.lines[number])
         for _ in range(draw.randint(1, 4)):
-            at = draw.randrange(min(len(line), draw.choice((4, 12, FRAMES_MAX))) + 1)
-            near = line[min(at, len(line) - 1)]
+            at = self._place(line)
+            near = line[at]
             line[at:at] = [
                 self.frame(near if draw.random() < 0.7 else draw.choice(line), case.end)
                 for _ in range(draw.randint(1, 24))
             ]
         return case.with_line(number, line)
+
+    def _place(self, line: Sequence[bytes]) -> int:
+        """Somewhere in a talk, each kind of frame as likely as any other."""
+        kinds: dict[bytes, list[int]] = {}
+        for at, each in enumerate(line):
+            kinds.setdefault(each[5:18], []).append(at)
+        return self._draw.choice(self._draw.choice(list(kinds.values())))
 
     def _order(self, case: Case, number: int) -> Case:
         """The right frames at the wrong moment."""
