@@ -122,6 +122,16 @@ def test_every_plant_fits():
             pass
 
 
+@pytest.mark.parametrize(("bytes_more", "blocks_more"), [(0, 20_000), (60 << 20, 0)])
+def test_memory_that_grows_is_seen(bytes_more, blocks_more):
+    tally = fuzzer.Tally(rss_first=100 << 20, blocks_first=300_000, kept_last=(1 << 20, 100, 400))
+    tally.rss_last, tally.blocks_last = tally.rss_first + (20 << 20), 305_000
+    assert not fuzzer._grown(tally)
+    tally.rss_last += bytes_more
+    tally.blocks_last += blocks_more
+    assert "Breach" in fuzzer._grown(tally)
+
+
 # ── its parts ───────────────────────────────────────────────────────────────────────────────
 
 

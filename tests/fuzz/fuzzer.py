@@ -47,8 +47,11 @@ CASE_S_MAX: Final = 30.0
 CASE_BYTES_FREE: Final = 6 << 20
 CASE_SWELL_MAX: Final = {SERVER: 16, NODE: 64}
 #: How much a process may grow after its first fifth, where that is long enough for all caches to
-#: have filled.
-GROWTH_BYTES_MAX: Final = 24 << 20
+#: have filled: so many bytes besides the cases that it keeps (the heap has holes where large frames
+#: were), and so many of Python's blocks, for each case kept, each new word, and at all. One object
+#: left behind by each case would be more.
+GROWTH_BYTES_MAX: Final = 32 << 20
+GROWTH_BLOCKS_MAX: Final = (15, 6, 4_000)
 GROWS_FROM_FRAMES: Final = 100_000
 #: Bytes of all cases that are kept, and of one.
 CORPUS_BYTES_MAX: Final = 6 << 20
@@ -88,6 +91,9 @@ class Tally:
     rss_peak: int = 0
     blocks_first: int = 0
     blocks_last: int = 0
+    #: Bytes of the cases that are kept, their number, and that of the words seen.
+    kept_first: tuple[int, int, int] = (0, 0, 0)
+    kept_last: tuple[int, int, int] = (0, 0, 0)
     swell_most: float = 0.0
     edges: set[int] = field(default_factory=set)
     words: set[Any] = field(default_factory=set)
@@ -150,10 +156,8 @@ class Fuzzer:
                     print(f"  {_line(tally, now - began)}", file=sys.stderr, flush=True)
         tally.seconds = time.monotonic() - began
         self._look(changed)
-        if changed >= GROWS_FROM_FRAMES and tally.rss_last - tally.rss_first > GROWTH_BYTES_MAX:
-            grown = (tally.rss_last - tally.rss_first) >> 20
-            error = f"Breach: memory has grown by {grown} MiB"
-            tally.failures.append(Failure(self._recorded[0], False, error, ""))
+        if changed >= GROWS_FROM_FRAMES and (trouble := _grown(tally)):
+            tally.failures.append(Failure(self._recorded[0], False, trouble, ""))
         return tally
 
     def step(self) -> None:
@@ -186,6 +190,8 @@ class Fuzzer:
             tally.rss_last, tally.blocks_last = rss(), sys.getallocatedblocks()
             if not over:
                 tally.rss_first, tally.blocks_first = tally.rss_last, tally.blocks_last
+                tally.kept_first = self._kept_bytes, len(tally.corpus), len(tally.words)
+            tally.kept_last = self._kept_bytes, len(tally.corpus), len(tally.words)
         tally.rss_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     # ── one case ────────────────────────────────────────────────────────────────────────────
@@ -354,6 +360,21 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _grown(tally: Tally) -> str:
+    """Whether memory is not flat, in words."""
+    more_bytes, more_cases, more_words = (
+        last - first for first, last in zip(tally.kept_first, tally.kept_last, strict=True)
+    )
+    grown = tally.rss_last - tally.rss_first
+    if grown > GROWTH_BYTES_MAX + 2 * more_bytes:
+        return f"Breach: memory has grown by {grown >> 20} MiB"
+    a_case, a_word, at_all = GROWTH_BLOCKS_MAX
+    blocks = tally.blocks_last - tally.blocks_first
+    if blocks > a_case * more_cases + a_word * more_words + at_all:
+        return f"Breach: there are {blocks} objects more, for {more_cases} cases that are kept"
+    return ""
 
 
 def _line(tally: Tally, seconds: float) -> str:

@@ -133,8 +133,9 @@ def check_refused(message: ServerMessage) -> Refused:
     return message
 
 
-_NUMBERS = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
-_QUOTED = re.compile(r"(['\"`]).*?\1|: .{60,}", re.DOTALL)
+_NUMBERS = re.compile(r"0x[0-9a-f]+|-?\d+(\.\d+)?(e[+-]?\d+)?")
+#: What is quoted, also where the quotation was cut off.
+_QUOTED = re.compile(r"(['\"]).*?(\1|$)|: .{60,}", re.DOTALL)
 
 
 def feature(*parts: object) -> tuple[str, ...]:
