@@ -244,8 +244,8 @@ class Tun:
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
         namespace.ip("address", "add", f"{self.OWN}/32", "dev", "tun0")
-        # Room for all that an engine has in flight, read or not.
-        namespace.ip("link", "set", "tun0", "txqueuelen", "20000", "up")
+        # Room for all that an engine has in flight, thrice, read or not: a second try and a third.
+        namespace.ip("link", "set", "tun0", "txqueuelen", "50000", "up")
         namespace.ip("route", "add", self.NETWORK, "dev", "tun0")
         namespace.ip("address", "add", f"{self.OWN6}/128", "dev", "tun0", "nodad")
         namespace.ip("-6", "route", "add", self.SILENT6, "dev", "tun0")

@@ -58,6 +58,12 @@ def test_with_something_worse_nothing_is_hidden(worse):
     assert raised.value.split(type(worse))[0] is not None
 
 
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_an_interrupt_that_nobody_watched_for_comes_out_as_itself(depth):
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(raising(KeyboardInterrupt(), depth=depth))
+
+
 def test_results_and_plain_errors_pass():
     async def give():
         return 7

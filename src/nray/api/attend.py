@@ -12,6 +12,7 @@ from nray import UserError
 from nray.api.workers import ask_for_workers, start_fork_server
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from logging import Logger
 
     import trio
@@ -133,27 +134,27 @@ def _run(node: Node, credentials: NodeCredentials | None, *, stay: bool) -> int:
 
     status = 0
 
-    async def watch(scope: trio.CancelScope) -> None:
+    async def heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         nonlocal status
+        async for number in signals:
+            if number == signal.SIGHUP:
+                read_again(credentials, log)
+                continue
+            status = EXIT_INTERRUPTED
+            log.info("interrupted: what this node has not finished goes to others")
+            scope.cancel()
+            return
+
+    async def main() -> None:
         # A node of one scan ends with its terminal; one that stays is a service.
         more = [signal.SIGHUP] if stay else []
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *more) as signals:
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    read_again(credentials, log)
-                    continue
-                status = EXIT_INTERRUPTED
-                log.info("interrupted: what this node has not finished goes to others")
-                scope.cancel()
-                return
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, nursery.cancel_scope)
-            if credentials is not None:
-                nursery.start_soon(credentials.watch)
-            await node.run()
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(heed, signals, nursery.cancel_scope)
+                if credentials is not None:
+                    nursery.start_soon(credentials.watch)
+                await node.run()
+                nursery.cancel_scope.cancel()
 
     loop.run(main)
     return status

@@ -17,14 +17,16 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
 
     Raises:
         UserError: one was raised inside, in whatever nursery, and nothing worse.
+        KeyboardInterrupt: the same of a Ctrl+C that came when nobody watched signals.
     """
     try:
         return trio.run(main)
     except BaseExceptionGroup as group:
-        mendable, worse = group.split(UserError)
-        if mendable is None or worse is not None:
-            raise
-        raise _first(mendable) from group
+        for plain in (UserError, KeyboardInterrupt):
+            found, others = group.split(plain)
+            if found is not None and others is None:
+                raise _first(found) from group
+        raise
 
 
 def _first(group: BaseException) -> BaseException:

@@ -41,7 +41,7 @@ from nray.wire.messages import Settings
 from nray.worker import privileges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     import trio
 
@@ -56,6 +56,7 @@ log = logging.getLogger("nray.server")
 EXIT_INTERRUPTED = 130
 #: The first ends in order, the second at once. Either leaves a ledger that can be gone on with.
 INTERRUPTS_MAX = 2
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 #: In place of a file's name: keep nothing.
 NO_LEDGER = "none"
 
@@ -325,6 +326,10 @@ def _run(
     scantypes = SCANTYPES_SYN if is_raw(settings) else SCANTYPES
 
     async def main() -> Server:
+        with trio.open_signal_receiver(*WATCHED) as signals:
+            return await serving(signals)
+
+    async def serving(signals: AsyncIterator[int]) -> Server:
         # Before outputs are opened: a port that is taken must not leave an empty file behind.
         listeners = await open_listeners(options.host, options.ports)
         sinks = _sinks(config, name, cursors_of(ledger))
@@ -332,7 +337,7 @@ def _run(
             _announce(config, made, listeners)
             server = Server(options, made.segments, books, doorman)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_signals, server, credentials)
+                nursery.start_soon(_heed, signals, server, credentials)
                 if credentials is not None:
                     nursery.start_soon(credentials.watch)
                 await server.run(listeners)
@@ -393,24 +398,22 @@ def _name(listener: trio.SocketListener) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _watch_signals(server: Server, credentials: ServerCredentials | None) -> None:
-    import trio
-
-    count = 0
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    with trio.open_signal_receiver(*watched) as signals:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                read_again(credentials, log)
-                continue
-            if number == signal.SIGUSR1:
-                server.pause(not server.paused)
-                log.info("%s", "paused; SIGUSR1 again to go on" if server.paused else "going on")
-                continue
-            count += 1
-            if count == 1:
-                log.info("interrupted: stopping the nodes; once more to end at once")
-                server.interrupt("the server was interrupted")
-            elif count >= INTERRUPTS_MAX:
-                log.warning("ended at once")
-                os._exit(EXIT_INTERRUPTED)
+async def _heed(
+    signals: AsyncIterator[int], server: Server, credentials: ServerCredentials | None
+) -> None:
+    interrupts = 0
+    async for number in signals:
+        if number == signal.SIGHUP:
+            read_again(credentials, log)
+            continue
+        if number == signal.SIGUSR1:
+            server.pause(not server.paused)
+            log.info("%s", "paused; SIGUSR1 again to go on" if server.paused else "going on")
+            continue
+        interrupts += 1
+        if interrupts == 1:
+            log.info("interrupted: stopping the nodes; once more to end at once")
+            server.interrupt("the server was interrupted")
+        elif interrupts >= INTERRUPTS_MAX:
+            log.warning("ended at once")
+            os._exit(EXIT_INTERRUPTED)
