@@ -1116,6 +1116,52 @@ def test_payloads_arrive_as_they_are_and_any_answer_counts(tun: Tun, payload: by
 
 
 @lab
+def test_an_answer_to_something_else_is_open_with_another_reason(tun: Tun) -> None:
+    checks = {53: [(_core.STEP_SAME, 0, 0, 2)]}
+    drive = Drive(engine(udp_timeout_s=1, payloads={53: b"question"}, checks=checks))
+    hosts = ["198.18.0.1", "198.18.0.2", "198.18.0.3"]
+    probes = sorted(start(drive, tun, space(hosts, udp(53))), key=lambda probe: probe.target)
+    for probe, text in zip(probes, (b"quite right", b"wrong", b"question"), strict=True):
+        tun.answer_udp(probe, text)
+    found = {hit.address: (hit.state, hit.reason) for hit in drive.to_end().hits}
+    assert found == {
+        "198.18.0.1": ("open", "udp-response"),
+        "198.18.0.2": ("open", "unexpected-response"),
+        "198.18.0.3": ("open", "unexpected-response"),
+    }
+
+
+@lab
+def test_a_silent_port_is_asked_its_further_questions(tun: Tun) -> None:
+    steps = [(_core.STEP_SAME, 0, 0, 1)]
+    further = {161: [(b"two", steps), (b"1", steps)]}
+    tested = engine(
+        udp_timeout_s=0.1, payloads={161: b"three", 162: b"x"}, checks={161: steps}, further=further
+    )
+    drive = Drive(tested)
+    where = space(["198.18.0.1", "198.18.0.2"], udp(161, 162))
+    sent = start(drive, tun, where)
+    assert {(p.dport, p.payload) for p in sent} == {(161, b"three"), (162, b"x")}
+    while len(sent) < 6:
+        drive.pump(0.01)
+        sent += tun.sent()
+    assert [p.payload for p in sent[4:]] == [b"two", b"two"]
+    answered = sent[4]
+    tun.answer_udp(answered, b"t as asked")
+    ended = drive.to_end()
+    (more,) = tun.sent()
+    assert (more.target == answered.target, more.payload) == (False, b"1")
+    assert total(ended) == 4
+    assert tested.sent == 7
+    assert {(h.address, where.at(h.position)[3], h.state) for h in ended.hits} == {
+        (answered.target, 161, "open"),
+        (more.target, 161, "open|filtered"),
+        (answered.target, 162, "open|filtered"),
+        (more.target, 162, "open|filtered"),
+    }
+
+
+@lab
 def test_fast_udp_leaves_ports_without_a_payload_out(tun: Tun) -> None:
     drive = Drive(
         engine(

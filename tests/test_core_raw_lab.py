@@ -238,6 +238,85 @@ def test_states_and_reasons_of_datagrams(far: FarEnd, version: int) -> None:
     assert told(where, ended) == wanted
 
 
+#: The first two bytes are the identifier; an answer has the highest bit of the third set.
+CHECK = [(_core.STEP_BYTE, 2, 0x80, 0x80), (_core.STEP_SAME, 0, 0, 2), (_core.STEP_OWN, 0, 2, 0)]
+
+
+def test_a_datagram_without_the_identifier_of_its_target_is_not_believed(
+    far: FarEnd, version: int
+) -> None:
+    where = datagrams(version, 6, 53)
+    engine = far.engine(
+        udp_timeout_s=0.05, retries=1, payloads={53: b"id\x00question"}, checks={53: CHECK}
+    )
+    drive = Drive(engine)
+    probes = {target_of(probe)[0][-1]: probe for probe in far.start(drive, where)}
+    asked = {last: payload_of(probe, version) for last, probe in probes.items()}
+    assert {sent[2:] for sent in asked.values()} == {b"\x00question"}
+    # six different ones, once in some 4,000 keys: this key is no such
+    assert len({sent[:2] for sent in asked.values()}) == 6
+    far.put(udp_answer(probes["1"], asked["1"][:2] + b"\x80answer"))
+    far.put(udp_answer(probes["2"], asked["1"][:2] + b"\x80answer"))
+    far.put(udp_answer(probes["3"], asked["3"]))  # a mirror
+    far.put(udp_answer(probes["4"], b""))
+    far.put(udp_answer(probes["5"], b"id\x80answer"))  # the scan's, known to who is asked
+    again = {target_of(probe)[0][-1]: probe for probe in far.gather(drive, 5)}
+    assert set(again) == set("23456")
+    assert payload_of(again["5"], version) == asked["5"]
+    far.put(udp_answer(again["5"], asked["5"][:2] + b"\x80answer"))
+    ended = drive.to_end()
+    check(ended, where.total)
+    found = {address[-1]: state for (address, _), state in told(where, ended).items()}
+    odd = ("open|filtered", "unexpected-response")
+    assert found == {
+        "1": ("open", "udp-response"),
+        "2": odd,
+        "3": odd,
+        "4": odd,
+        "5": ("open", "udp-response"),
+        "6": ("open|filtered", "no-response"),
+    }
+
+
+def test_what_pads_a_frame_is_none_of_the_answer(far: FarEnd, version: int) -> None:
+    where = datagrams(version, 1, 7)
+    checks = {7: [(_core.STEP_WHOLE, 0, 0, 0)]}
+    drive = Drive(far.engine(udp_timeout_s=5, payloads={7: b"x"}, checks=checks))
+    (probe,) = far.start(drive, where)
+    far.put(udp_answer(probe, b"x") + bytes(20))
+    assert told(where, drive.to_end(3)) == {target_of(probe): ("open", "udp-response")}
+
+
+def test_each_pass_asks_the_next_question_and_an_answer_to_any_will_do(
+    far: FarEnd, version: int
+) -> None:
+    where = datagrams(version, 3, 161)
+    engine = far.engine(
+        udp_timeout_s=0.05,
+        retries=3,
+        payloads={161: b"three"},
+        checks={161: CHECK},
+        further={161: [(b"1 first", CHECK), (b"2 second", CHECK[:2])]},
+    )
+    drive = Drive(engine)
+    passes = [far.start(drive, where)]
+    passes += [far.gather(drive, 3) for _ in range(3)]
+    asked = [{payload_of(probe, version)[2:] for probe in each} for each in passes]
+    assert asked == [{b"ree"}, {b"first"}, {b"second"}, {b"ree"}]
+    assert {payload_of(probe, version) for probe in passes[2]} == {b"2 second"}
+    one, two, three = sorted(passes[3], key=target_of)
+    own = payload_of(one, version)[:2]
+    far.put(udp_answer(one, own + b"\x80"))
+    far.put(udp_answer(two, b"2 \x80"))
+    far.put(udp_answer(three, b"1 \x80"))
+    ended = drive.to_end()
+    assert [told(where, ended)[target_of(each)] for each in (one, two, three)] == [
+        ("open", "udp-response"),
+        ("open", "udp-response"),
+        ("open|filtered", "unexpected-response"),
+    ]
+
+
 def test_forged_datagrams_and_errors_count_for_nothing(far: FarEnd, version: int) -> None:
     where = datagrams(version, 2, 53, 123)
     engine = far.engine(udp_timeout_s=0.1)

@@ -64,6 +64,10 @@ def policy(text: str):
         ({"udp_timeout_ms": TIMEOUT_MS_MAX + 1}, "udp_timeout_ms"),
         ({"udp_payload": bytes(PAYLOAD_BYTES_MAX + 1)}, "udp_payload has 1401 bytes"),
         ({"udp_payloads": {53: bytes(60_000)}}, "UDP port 53 has 60000 bytes"),
+        ({"udp_payloads": {53: b"x"}, "udp_checks": {53: ((2, 0, 0, 2),)}}, "port 53: step 0 of"),
+        ({"udp_checks": {53: ((9, 0, 0, 0),)}}, "no such kind"),
+        ({"udp_further": {53: ((b"x", ()),)}}, "no first one"),
+        ({"udp_payloads": {53: b""}, "udp_further": {53: ((bytes(1401), ()),)}}, "at most 1400"),
         ({"tcp_method": "fin"}, "'fin' is not known"),
         ({"retries": RETRIES_MAX + 1}, "retries are 11"),
         ({"states": ("closed", "ajar")}, "'ajar' is not known"),
@@ -83,6 +87,11 @@ def test_settings_that_workers_cannot_bear_are_refused(changes, words):
         Settings(workers=10**9, ratelimit=1e300, tcp_timeout_ms=1, udp_timeout_ms=TIMEOUT_MS_MAX),
         Settings(workers=WORKERS_MAX, ratelimit=5e-324, tcp_timeout_ms=TIMEOUT_MS_MAX),
         Settings(udp_payload=bytes(1400), udp_payloads={1: b"", 65535: bytes(1400)}),
+        Settings(
+            udp_payloads={1: b"", 2: b"xy"},
+            udp_checks={2: ((2, 0, 0, 2),) * 96, 3: ((0, 65535, 0, 0),)},
+            udp_further={1: ((bytes(1400), ((4, 0, 1400, 0),)),) * 7},
+        ),
         Settings(states=("closed", "filtered", "open|filtered", "error", "open")),
     ],
 )

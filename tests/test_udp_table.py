@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nray
+from nray import _core
 from nray.api.scan import payloads_for
 from nray.api.serve import settings_of
 from nray.config.schema import Config
+from nray.node.bounds import check_settings
 from nray.targets.plan import plan
-from nray.targets.udp import table
+from nray.targets.udp import snmp, table
 from nray.targets.udp.probe import Probe
 from nray.wire.framing import encode_frame
 from nray.wire.messages import Registered
@@ -44,13 +46,21 @@ def right(probe: Probe, payload: bytes) -> bytes:
     return (RIGHT_FURTHER.get(probe.protocol) or RIGHT[probe.ports[0]])(payload)
 
 
+def own_of(probe: Probe, key: int = 1) -> tuple[int, int] | None:
+    """Where a payload may have an identifier of its target's own, and its size."""
+    steps = probe.steps(probe.payload(key))
+    places = [(at, size) for kind, at, size, _ in steps if kind == _core.STEP_OWN]
+    assert len(places) < 2
+    return places[0] if places else None
+
+
 def written(page: str) -> str:
     """The page with its table as it should be."""
     rows = ["| ports | protocol | is asked | checked | specification |"]
     rows.append("| --- | --- | --- | --- | --- |")
-    for probe in table.PROBES:
-        checked = "–" if probe.match is None else "yes"
-        ports = ", ".join(map(str, probe.ports))
+    for probe in sorted(EVERY, key=lambda each: each.ports):
+        checked = "–" if probe.match is None else "per target" if own_of(probe) else "per scan"
+        ports = ", ".join(map(str, probe.ports)) + " (then)" * (probe in table.FURTHER)
         rows.append(f"| {ports} | {probe.protocol} | {probe.asks} | {checked} | {probe.source} |")
     before, _, after = page.partition(BEGIN)
     return before + BEGIN + "\n".join(rows) + "\n" + END + after.partition(END)[2]
@@ -106,9 +116,29 @@ def test_another_key_gives_another_identifier(probe: Probe) -> None:
 
 
 def test_a_scan_of_tcp_has_no_payloads_and_one_of_udp_its_own() -> None:
-    assert payloads_for(plan("127.0.0.1", tcp="53")) == {}
-    made = plan("127.0.0.1", udp="53,54,123", seed=3)
-    assert payloads_for(made) == {port: table.payloads(3)[port] for port in (53, 123)}
+    assert payloads_for(plan("127.0.0.1", tcp="53")) == ({}, {}, {})
+    asked = payloads_for(plan("127.0.0.1", udp="53,54,69,161", seed=3))
+    assert asked.payloads == {port: table.payloads(3)[port] for port in (53, 69, 161)}
+    assert set(asked.checks) == {53, 161}
+    ((first, _), (second, _)) = asked.further.pop(161)
+    assert [first[4], second[4]] == [snmp.VERSION_1, snmp.VERSION_2C]
+    assert asked.further == {}
+
+
+def test_a_user_s_payload_is_the_only_one_of_its_port() -> None:
+    config = Config()
+    config.scannerconfig.udp.custom_hex_payloads[161] = b"mine"
+    made = settings_of(config, 1)
+    assert made.udp_payloads[161] == b"mine"
+    assert 161 not in made.udp_checks
+    assert 161 not in made.udp_further
+    assert 500 in made.udp_checks
+    assert 500 in made.udp_further
+
+
+def test_what_is_told_of_questions_is_what_a_node_takes() -> None:
+    for key in range(20):
+        check_settings(settings_of(Config(), key))
 
 
 # ── what is sent ────────────────────────────────────────────────────────────────────────────
@@ -195,6 +225,22 @@ def test_right_answers_are_taken_and_others_refused(probe: Probe) -> None:
     if other is not None:
         assert probe.answers(payload, right(probe, other)) is False
         assert probe.answers(other, right(probe, other)) is True
+
+
+@each_probe
+def test_an_identifier_of_the_target_s_own_is_as_good_and_not_another_s(probe: Probe) -> None:
+    for key in range(4):
+        place = own_of(probe, key)
+        if place is None:
+            continue
+        payload = probe.payload(key)
+        at, size = place
+        for own in (bytes(8), b"\xff" * 8, b"\x5a\x00\xa5\xff\x80\x7f\x01\x02"):
+            changed = payload[:at] + own[:size] + payload[at + size :]
+            answer = right(probe, changed)
+            steps = probe.steps(payload)
+            assert _core.answers(changed, steps, answer) is True
+            assert _core.answers(payload, steps, answer) is (changed == payload)
 
 
 @each_probe

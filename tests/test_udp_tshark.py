@@ -10,12 +10,24 @@ import subprocess
 import pytest
 
 from lab.namespaces import require
+from nray import _core
 from nray.targets.udp import table
 from nray.targets.udp.probe import Probe
 from udp_lab import packet, write_pcap
 
 CASES: list[tuple[int, Probe]] = [(port, probe) for probe in table.PROBES for port in probe.ports]
 CASES += [(probe.ports[0], probe) for probe in table.FURTHER]
+
+
+def own(payload: bytes, probe: Probe) -> bytes:
+    """The payload as one target gets it, with an identifier that nobody would choose."""
+    for kind, at, size, _ in probe.steps(payload):
+        if kind == _core.STEP_OWN:
+            payload = (
+                payload[:at] + b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"[:size] + payload[at + size :]
+            )
+    return payload
+
 
 #: tshark does not know these: the tests of the table read their bytes.
 UNKNOWN = {
@@ -39,7 +51,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     require("tshark")
     path = tmp_path_factory.mktemp("udp") / "payloads.pcap"
     # Each from a port of its own: no packet is to be read as the answer to another.
-    write_pcap(path, (packet(40_000 + number, port, probe.payload(6))
+    write_pcap(path, (packet(40_000 + number, port, own(probe.payload(6), probe))
                       for number, (port, probe) in enumerate(CASES)))  # fmt: skip
     command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=|"]
     command += ["--enable-heuristic", "xml_udp"]

@@ -114,10 +114,42 @@ HIT_BYTES: int
 #: family.
 HIT_FORMAT: str
 
-# ── engine.pxi ──────────────────────────────────────────────────────────────────────────────
+# ── questions.pxi ───────────────────────────────────────────────────────────────────────────
 
 #: The longest payload of a UDP probe.
 PAYLOAD_BYTES_MAX: int
+#: The most steps of a check, and payloads of a port.
+STEPS_MAX: int
+QUESTIONS_MAX: int
+
+#: Kinds of steps, each with three numbers behind it:
+#: the answer has at least a bytes;
+STEP_LEAST: int
+#: its byte a is c, in the bits b;
+STEP_BYTE: int
+#: its c bytes from b on are the payload's from a on;
+STEP_SAME: int
+#: its byte b is the payload's byte a, in the bits c;
+STEP_BITS: int
+#: the payload's b bytes from a on stand anywhere in it;
+STEP_FIND: int
+#: it is the payload itself, which otherwise is no answer;
+STEP_WHOLE: int
+#: all steps so far hold, or those that follow;
+STEP_ELSE: int
+#: nothing to compare: of the payload, b bytes (1 to 8) from a on may be replaced by the sender.
+STEP_OWN: int
+
+#: What a datagram shows that is an answer: (kind, a, b, c) each, numbers below 65536.
+Steps = Sequence[tuple[int, int, int, int]]
+
+def steps_fault(payload: bytes, steps: Steps) -> str:
+    """What is wrong with the steps for answers to this payload, in words; empty if nothing."""
+
+def answers(payload: bytes, steps: Steps, answer: bytes) -> bool | None:
+    """Whether a datagram is an answer; None if the steps have nothing to tell by."""
+
+# ── engine.pxi ──────────────────────────────────────────────────────────────────────────────
 
 class Engine:
     """The connect engine of one worker process: TCP connects and UDP datagrams.
@@ -130,6 +162,9 @@ class Engine:
         states: names out of `STATES` that become hits; ``open`` always does.
         payload: what a UDP probe carries to a port without a payload of its own.
         payloads: UDP port to payload.
+        checks: UDP port to what an answer to its payload shows. A datagram that does not makes a
+            port open, too: ``unexpected-response``.
+        further: UDP port to (payload, check) each, asked in turn while the port is silent.
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
@@ -151,6 +186,8 @@ class Engine:
         states: Sequence[str] = (),
         payload: bytes = b"nray",
         payloads: Mapping[int, bytes] | None = None,
+        checks: Mapping[int, Steps] | None = None,
+        further: Mapping[int, Sequence[tuple[bytes, Steps]]] | None = None,
         udp_fast: bool = False,
         adaptive: bool = False,
         policy: Policy | None = None,
@@ -213,6 +250,10 @@ class RawEngine:
         tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
         retries: further passes over what is silent, 0 to 100.
         states, payload, payloads, udp_fast, policy: as `Engine`.
+        checks, further: as `Engine`, but each pass asks one question, and a datagram that shows
+            nothing of what was asked is not believed: the port counts as silent, with the reason
+            ``unexpected-response``. Where a payload has room for it (`STEP_OWN`) each target gets
+            an identifier of its own.
 
     States and reasons: SYN-ACK is open (``syn-ack``), RST closed (``reset``); any ICMP error about
     a SYN is filtered with its reason, port unreachable too, as nmap has it; about UDP that one is
@@ -244,6 +285,8 @@ class RawEngine:
         states: Sequence[str] = (),
         payload: bytes = b"nray",
         payloads: Mapping[int, bytes] | None = None,
+        checks: Mapping[int, Steps] | None = None,
+        further: Mapping[int, Sequence[tuple[bytes, Steps]]] | None = None,
         udp_fast: bool = False,
         policy: Policy | None = None,
     ) -> None: ...

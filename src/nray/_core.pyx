@@ -14,6 +14,8 @@ include "core/policy.pxi"
 include "core/bucket.pxi"
 # states, reasons and packed hits
 include "core/hits.pxi"
+# what UDP ports are asked, and by what an answer is known
+include "core/questions.pxi"
 # slices, their counts and hits: what both engines keep
 include "core/slices.pxi"
 # connect engine: TCP connect and UDP over epoll

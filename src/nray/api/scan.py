@@ -17,6 +17,7 @@ from nray.api.workers import start_fork_server
 from nray.node.orders import METHODS, is_raw
 from nray.targets.plan import Plan, plan
 from nray.targets.ports import UDP
+from nray.targets.udp import Questions
 from nray.wire.messages import Settings
 
 if TYPE_CHECKING:
@@ -125,12 +126,12 @@ def settings_for(
     show: Sequence[str] = (),
     method: str = "connect",
     retries: int = 1,
-    payloads: dict[int, bytes] | None = None,
+    payloads: Questions | None = None,
 ) -> Settings:
     """How a scan without a configuration file scans; times in seconds.
 
     Args:
-        payloads: UDP port to payload, as of `payloads_for`.
+        payloads: what UDP ports are asked, as of `payloads_for`.
 
     Raises:
         UserError: there is no such method, or so many retries are not to be had.
@@ -146,7 +147,9 @@ def settings_for(
         tcp_timeout_ms=timeout_ms,
         udp_timeout_ms=timeout_ms,
         adaptive=adaptive,
-        udp_payloads=payloads or {},
+        udp_payloads=payloads.payloads if payloads else {},
+        udp_checks=payloads.checks if payloads else {},
+        udp_further=payloads.further if payloads else {},
         states=tuple(state for state in show if state != "open"),
         tcp_method=method,
         retries=retries,
@@ -166,17 +169,17 @@ def raw_net(made: Plan, settings: Settings) -> RawNet | None:
     return net_for(made.segments)
 
 
-def payloads_for(made: Plan) -> dict[int, bytes]:
-    """The known payloads of the UDP ports of a plan, with identifiers of its seed.
+def payloads_for(made: Plan) -> Questions:
+    """What the UDP ports of a plan are asked, with identifiers of its seed.
 
     A scan of TCP ports alone does not pay for the import of the table.
     """
     ports = {number for each in made.segments for protocol, number in each.ports if protocol == UDP}
     if not ports:
-        return {}
+        return Questions({}, {}, {})
     from nray.targets.udp import table
 
-    return {port: sent for port, sent in table.payloads(made.seed).items() if port in ports}
+    return table.questions(made.seed, ports)
 
 
 def run(

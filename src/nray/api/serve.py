@@ -212,6 +212,7 @@ def settings_of(config: Config, seed: int) -> Settings:
     """
     scanner = config.scannerconfig
     sinks = [config.events.terminal, config.events.json_file]
+    known, custom = table.questions(seed), scanner.udp.custom_hex_payloads
     states = {state for sink in sinks if sink is not None for state in sink.states}
     return Settings(
         workers=scanner.workers,
@@ -221,7 +222,9 @@ def settings_of(config: Config, seed: int) -> Settings:
         adaptive=scanner.tcp.adaptive_timeout,
         udp_fast=scanner.udp.fast,
         udp_payload=scanner.udp.default_hex_payload,
-        udp_payloads=table.payloads(seed) | scanner.udp.custom_hex_payloads,
+        udp_payloads=known.payloads | custom,
+        udp_checks={port: steps for port, steps in known.checks.items() if port not in custom},
+        udp_further={port: more for port, more in known.further.items() if port not in custom},
         states=tuple(sorted(states - {"open"})),
         tcp_method=scanner.tcp.method,
         retries=scanner.tcp.retries,

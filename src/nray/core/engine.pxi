@@ -119,6 +119,7 @@ cdef struct slot_t:
     uint8_t line            # the list it waits in
     uint8_t second          # it is sent for the second time, the first being unanswered
     uint8_t met             # how often the answer may have been our own doing
+    uint8_t asked           # which of its port's questions it is sent, of UDP
 
 cdef struct network_t:
     uint64_t prefix         # see network_of; 0: none
@@ -133,6 +134,7 @@ cdef struct item_t:         # a probe on its way to a socket
     uint8_t tries
     uint8_t second
     uint8_t met
+    uint8_t asked
 
 cdef struct list_t:
     int32_t first
@@ -168,6 +170,8 @@ cdef class Engine(SliceBook):
         states: names out of `STATES` that become hits; ``open`` always does.
         payload: what a UDP probe carries to a port without an own payload.
         payloads: UDP port to payload.
+        checks: UDP port to what an answer to its payload shows (see questions.h).
+        further: UDP port to (payload, check) each, asked in turn while it is silent.
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
@@ -198,14 +202,14 @@ cdef class Engine(SliceBook):
 
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, int window=0,
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
-                  bytes payload=b"nray", payloads=None, bint udp_fast=False,
-                  bint adaptive=False, Policy policy=None):
+                  bytes payload=b"nray", payloads=None, checks=None, further=None,
+                  bint udp_fast=False, bint adaptive=False, Policy policy=None):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
         if window < 0:
             raise ValueError("a window is a number of probes, 0 for auto")
-        self.settle(bucket, states, payload, payloads or {}, udp_fast, policy)
+        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy)
         self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
         self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[LINE_UDP] = <int64_t>(udp_timeout_s * 1e9)
@@ -600,6 +604,7 @@ cdef class Engine(SliceBook):
         slot.tries = item.tries
         slot.second = item.second
         slot.met = item.met
+        slot.asked = item.asked
         slot.started = now
         self.sent_ += 1
         if kind & 2:
@@ -628,8 +633,7 @@ cdef class Engine(SliceBook):
     cdef void launch_udp(self, int32_t i, int64_t now) noexcept nogil:
         cdef slot_t *slot = &self.slots[i]
         cdef uint8_t stale[8]
-        cdef const uint8_t *data = self.payload_at[slot.probe.port]
-        cdef size_t size = self.payload_size[slot.probe.port]
+        cdef const nray_question_t *asked = self.question(slot.probe.port, slot.asked)
         cdef ssize_t done
         cdef int code = nray_connect(slot.fd, slot.probe.family, slot.probe.addr, slot.probe.port)
         if code == 0 and self.whom(slot) == 1:
@@ -642,12 +646,9 @@ cdef class Engine(SliceBook):
                 nray_take_error(slot.fd)
             while recv(slot.fd, stale, sizeof(stale), MSG_DONTWAIT) >= 0:
                 pass
-            if data == NULL:
-                data = self.payload_text
-                size = self.payload_text_size
-            done = send(slot.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            done = send(slot.fd, asked.payload, asked.size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if done < 0 and errno == ECONNREFUSED:
-                done = send(slot.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                done = send(slot.fd, asked.payload, asked.size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if done < 0:
                 code = errno
         if code == 0 or code == ECONNREFUSED:
@@ -794,12 +795,12 @@ cdef class Engine(SliceBook):
 
     cdef bint is_own_payload(self, slot_t *slot, const uint8_t *got, ssize_t size) noexcept nogil:
         """Whether these bytes are what a probe of ours would send to where this one came from."""
-        cdef int port = nray_own_port(slot.fd)
-        if self.payload_at[port] != NULL:
-            return (size == self.payload_size[port]
-                    and memcmp(got, self.payload_at[port], size) == 0)
-        return (size == <ssize_t>self.payload_text_size
-                and memcmp(got, self.payload_text, size) == 0)
+        cdef const nray_question_t *asked = self.question(nray_own_port(slot.fd), 0)
+        while asked != NULL:
+            if size == asked.size and memcmp(got, asked.payload, size) == 0:
+                return True
+            asked = asked.next
+        return False
 
     cdef void on_udp(self, int32_t i, uint32_t events, int64_t now) noexcept nogil:
         cdef slot_t *slot = &self.slots[i]
@@ -811,7 +812,11 @@ cdef class Engine(SliceBook):
             if (self.is_own_payload(slot, data, size)
                     and self.met_ourselves(i, self.whom(slot), now)):
                 return
-            self.answer(i, STATE_OPEN, REASON_UDP_RESPONSE, now)
+            # The kernel let nothing through but from the right address and port to a port that was
+            # drawn for this probe: somebody is there, whatever he speaks.
+            self.answer(i, STATE_OPEN, REASON_UDP_RESPONSE
+                        if nray_answers(self.question(slot.probe.port, 0), 0, 0, data, size)
+                        else REASON_UNEXPECTED, now)
             self.release(i)
             return
         if errno == ECONNREFUSED or events & EPOLLERR:
@@ -835,6 +840,8 @@ cdef class Engine(SliceBook):
                 slot = &self.slots[i]
                 if slot.started + self.timeout_ns[which] > now:
                     break
+                if self.retry_used >= RETRY_MAX // 2 and self.has_further(slot):
+                    break           # until there is room to ask again
                 self.unlink(slot)
                 if which == LINE_FRESH and not self.may_give_up(slot):
                     self.await_answer(i, LINE_TCP)
@@ -843,6 +850,8 @@ cdef class Engine(SliceBook):
                     nray_disconnect(slot.fd)
                     self.icmp_reason_of(slot)
                 if which == LINE_FRESH and self.try_again(i, now):
+                    continue
+                if slot.kind & 2 and self.ask_further(i, now):
                     continue
                 self.answer(i, STATE_OPEN_FILTERED if slot.kind & 2 else STATE_FILTERED,
                             REASON_NO_RESPONSE, now)
@@ -883,18 +892,47 @@ cdef class Engine(SliceBook):
         cdef item_t item
         if not self.second_try or slot.second or self.retry_used >= RETRY_MAX:
             return False
+        item = self.item_of(slot)
+        item.second = 1
+        self.again_at_once(i, &item, now)
+        return True
+
+    cdef bint has_further(self, slot_t *slot) noexcept nogil:
+        """Whether a silent UDP port has questions that were not asked."""
+        cdef const nray_question_t *asked
+        if not slot.kind & 2 or self.question_at[slot.probe.port] == NULL:
+            return False
+        asked = self.question(slot.probe.port, slot.asked)
+        return asked.next != NULL
+
+    cdef bint ask_further(self, int32_t i, int64_t now) noexcept nogil:
+        """Ask the next question of a silent UDP port, if there is one."""
+        cdef item_t item
+        if not self.has_further(&self.slots[i]):
+            return False
+        item = self.item_of(&self.slots[i])
+        item.asked += 1
+        self.again_at_once(i, &item, now)
+        return True
+
+    cdef inline item_t item_of(self, const slot_t *slot) noexcept nogil:
+        """The probe in a slot, to be sent again."""
+        cdef item_t item
         memset(&item, 0, sizeof(item_t))
         item.probe = slot.probe
         item.position = slot.position
         item.slice = slot.slice
         item.tries = slot.tries
-        item.second = 1
+        item.second = slot.second
         item.met = slot.met
+        item.asked = slot.asked
+        return item
+
+    cdef void again_at_once(self, int32_t i, item_t *item, int64_t now) noexcept nogil:
         item.due = now
-        self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item
+        self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item[0]
         self.retry_used += 1
         self.release(i)
-        return True
 
     # ── how it ended ────────────────────────────────────────────────────────────────────────
 
@@ -917,15 +955,7 @@ cdef class Engine(SliceBook):
 
     cdef void fail_slot(self, int32_t i, uint8_t reason, int64_t now) noexcept nogil:
         """The probe in this slot was not sent; its socket is free again."""
-        cdef slot_t *slot = &self.slots[i]
-        cdef item_t item
-        memset(&item, 0, sizeof(item_t))
-        item.probe = slot.probe
-        item.position = slot.position
-        item.slice = slot.slice
-        item.tries = slot.tries
-        item.second = slot.second
-        item.met = slot.met
+        cdef item_t item = self.item_of(&self.slots[i])
         self.release(i)
         self.own_failure(&item, reason, now)
 

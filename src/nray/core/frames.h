@@ -358,6 +358,8 @@ static inline int nray_read_answer(const uint8_t *ip, size_t size, nray_answer_t
         out->what = NRAY_UDP_ANSWER;
         out->payload = body + 8;
         out->payload_size = left - 8;
+        if (nray_get16(body + 4) < left) /* behind it stands what pads a short Ethernet frame */
+            out->payload_size = nray_get16(body + 4) < 8 ? 0 : (size_t)nray_get16(body + 4) - 8;
     } else if (protocol == (out->family == 4 ? 1 : 58)) {
         if (left < 8)
             return 0;

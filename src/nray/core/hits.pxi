@@ -46,6 +46,8 @@ cdef enum:
     REASON_UNRESOLVED = 26
     # an answer again
     REASON_ECHO_REPLY = 27
+    # a datagram that answers nothing that was asked
+    REASON_UNEXPECTED = 28
 
 REASONS = (
     "", "syn-ack", "conn-refused", "reset", "no-response", "udp-response",
@@ -54,7 +56,7 @@ REASONS = (
     "time-exceeded", "param-problem", "no-route", "beyond-scope", "reject-route",
     "out-of-descriptors", "out-of-buffers", "out-of-local-ports", "no-route-from-here",
     "forbidden-here", "local-error", "connects-to-itself", "name-not-resolved",
-    "echo-reply",
+    "echo-reply", "unexpected-response",
 )
 
 # One hit as it travels: little-endian on every machine that Linux and CPython are common on

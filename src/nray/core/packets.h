@@ -135,8 +135,9 @@ static inline int nray_send_batch(nray_batch_t *b, int from, int used)
 /* ── in ──────────────────────────────────────────────────────────────────────────────────── */
 
 enum {
-    /* Bytes kept of a packet: headers with all their options, and the start of a datagram. */
-    NRAY_SNAP = 512,
+    /* Bytes kept of a packet: a whole one of Ethernet's, for what tells a datagram from others may
+     * stand at its end. */
+    NRAY_SNAP = 1600,
     /* A ring of 4 MiB holds some 20,000 answers: a fifth of a second at 100,000 a second. */
     NRAY_BLOCK_BYTES = 64 << 10,
     NRAY_BLOCKS = 64,

@@ -47,7 +47,6 @@ cdef extern from "frames.h" nogil:
         const uint8_t *target
         const uint8_t *payload
         size_t payload_size
-    uint64_t nray_sum(const uint8_t *data, size_t size)
     uint64_t nray_cookie(const nray_key_t *key, int family, const uint8_t *target,
                          const uint8_t *source, uint16_t sport, uint16_t dport, uint8_t protocol)
     uint16_t nray_source_port(const nray_key_t *key, int family, const uint8_t *target,
@@ -141,6 +140,7 @@ cdef struct work_t:         # of a slice, beside its slice_t
     const space_t *space
     const ranges_t *excluded
     uint64_t *finished      # a bit for each entry
+    uint64_t *odd           # those that something answered that nobody asked for; NULL: none
     uint32_t *sent_us       # since `zero`, and one; 0: not known
     uint32_t *sorted        # listed entries by address, protocol and port
     uint64_t cursor         # the entry that this pass comes to next
@@ -202,6 +202,10 @@ cdef extern from *:
 
 cdef inline bint is_finished(const work_t *work, uint32_t entry) noexcept nogil:
     return work.finished[entry >> 6] >> (entry & 63) & 1
+
+
+cdef inline bint is_odd(const work_t *work, uint32_t entry) noexcept nogil:
+    return work.odd != NULL and work.odd[entry >> 6] >> (entry & 63) & 1
 
 
 cdef inline void listed_text(const probe_t *probe, uint8_t *out) noexcept nogil:
@@ -360,13 +364,12 @@ cdef class RawEngine(SliceBook):
     cdef bint news, wanted_told, carries
     cdef nray_answer_t carried
     cdef int64_t carried_at
-    cdef uint64_t *payload_sums
-    cdef uint64_t payload_text_sum
 
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, bytes key not None,
                   int shard=0, int shards=1, links, routes, double tcp_timeout_s=1.0,
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
-                  payloads=None, bint udp_fast=False, Policy policy=None):
+                  payloads=None, checks=None, further=None, bint udp_fast=False,
+                  Policy policy=None):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -386,7 +389,7 @@ cdef class RawEngine(SliceBook):
         self.passes = 1 + retries
         self.pings = True
         self.current = -1
-        self.settle(bucket, states, payload, payloads or {}, udp_fast, policy)
+        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
         self.works = <work_t *>calloc(SLICES_MAX, sizeof(work_t))
         self.opened = <int32_t *>calloc(SLICES_MAX, sizeof(int32_t))
@@ -397,20 +400,14 @@ cdef class RawEngine(SliceBook):
         self.neighbours = <neighbour_t *>calloc(1 << NEIGHBOURS_BITS, sizeof(neighbour_t))
         self.neighbours_spare = <neighbour_t *>calloc(1 << NEIGHBOURS_BITS,
                                                       sizeof(neighbour_t))
-        self.payload_sums = <uint64_t *>calloc(65536, sizeof(uint64_t))
         self.links = <link_t *>calloc(len(links) + 1, sizeof(link_t))
         self.routes = <route_t *>calloc(len(routes) + 1, sizeof(route_t))
         if (self.batch == NULL or self.works == NULL or self.opened == NULL or self.queue == NULL
                 or self.due == NULL or self.held == NULL or self.ready == NULL
                 or self.neighbours == NULL or self.neighbours_spare == NULL
-                or self.payload_sums == NULL or self.links == NULL
-                or self.routes == NULL):
+                or self.links == NULL or self.routes == NULL):
             raise MemoryError
         nray_batch_init(self.batch)
-        self.payload_text_sum = nray_sum(self.payload_text, self.payload_text_size)
-        for port in self.payloads_:
-            self.payload_sums[<int>port] = nray_sum(self.payload_at[<int>port],
-                                                    self.payload_size[<int>port])
         self.set_links(links)
         self.set_routes(routes)
         self.open_all(control_fd)
@@ -437,7 +434,6 @@ cdef class RawEngine(SliceBook):
         free(self.ready)
         free(self.neighbours)
         free(self.neighbours_spare)
-        free(self.payload_sums)
         free(self.links)
         free(self.routes)
 
@@ -580,6 +576,7 @@ cdef class RawEngine(SliceBook):
 
     cdef void free_work(self, int32_t i) noexcept:
         free(self.works[i].finished)
+        free(self.works[i].odd)
         free(self.works[i].sent_us)
         free(self.works[i].sorted)
         memset(&self.works[i], 0, sizeof(work_t))
@@ -833,7 +830,9 @@ cdef class RawEngine(SliceBook):
         cdef const route_t *route
         cdef neighbour_t *neighbour
         cdef const uint8_t *next_mac = NULL
+        cdef const nray_question_t *asked
         cdef const uint8_t *payload = NULL
+        cdef uint8_t own[1400]
         cdef size_t size = 0
         cdef uint64_t sum = 0, cookie
         cdef uint16_t sport
@@ -872,13 +871,14 @@ cdef class RawEngine(SliceBook):
         cookie = nray_cookie(&self.key, probe.family, probe.addr, route.source, sport, probe.port,
                              probe.protocol)
         if probe.protocol == PROTO_UDP:
-            payload = self.payload_at[probe.port]
-            size = self.payload_size[probe.port]
-            sum = self.payload_sums[probe.port]
-            if payload == NULL:
-                payload = self.payload_text
-                size = self.payload_text_size
-                sum = self.payload_text_sum
+            asked = self.question(probe.port, self.works[item.slice].passed)
+            payload = asked.payload
+            size = asked.size
+            sum = asked.sum
+            if asked.own_size:
+                nray_ask(asked, cookie, own)
+                payload = own
+                sum = nray_sum(own, size)
         k = self.batch_used
         size = nray_build(&route.tcp if probe.protocol == PROTO_TCP
                           else &route.udp if probe.protocol == PROTO_UDP else &route.echo,
@@ -1035,6 +1035,9 @@ cdef class RawEngine(SliceBook):
         elif answer.what == NRAY_UDP_ANSWER:
             state = STATE_OPEN
             reason = REASON_UDP_RESPONSE
+            if not self.is_asked_for(answer):
+                # Our ports are few enough to be guessed, so this proves nothing.
+                state = STATE_NONE
         elif answer.what == NRAY_ECHO_REPLY:
             state = STATE_OPEN
             reason = REASON_ECHO_REPLY
@@ -1063,6 +1066,22 @@ cdef class RawEngine(SliceBook):
             if position >= 0 and <uint64_t>position - slice.start < slice.count:
                 self.answered(i, <uint32_t>(<uint64_t>position - slice.start), &probe,
                               <uint64_t>position, state, reason, answer.ttl, at)
+
+    cdef bint is_asked_for(self, const nray_answer_t *answer) noexcept nogil:
+        """Whether a datagram answers a question of its port, as far as that can be told."""
+        cdef const nray_question_t *asked = self.question_at[answer.dport]
+        cdef uint64_t cookie
+        if asked == NULL or not asked.checked:
+            return True
+        cookie = nray_cookie(&self.key, answer.family, answer.target, answer.own, answer.sport,
+                             answer.dport, answer.protocol)
+        return nray_answers(asked, 1, cookie, answer.payload, answer.payload_size)
+
+    cdef void remember_odd(self, work_t *work, int32_t i, uint32_t entry) noexcept nogil:
+        if work.odd == NULL:
+            work.odd = <uint64_t *>calloc((self.slices[i].count >> 6) + 1, sizeof(uint64_t))
+        if work.odd != NULL:
+            work.odd[entry >> 6] |= <uint64_t>1 << (entry & 63)
 
     cdef bint on_listed(self, int32_t i, const probe_t *probe, uint8_t state, uint8_t reason,
                         uint8_t ttl, int64_t at) noexcept nogil:
@@ -1100,6 +1119,9 @@ cdef class RawEngine(SliceBook):
         cdef uint32_t sent
         if is_finished(work, entry):
             self.doubles += 1
+            return
+        if state == STATE_NONE:
+            self.remember_odd(work, i, entry)
             return
         # Once it was sent a second time, nobody can tell which one was answered (Karn's rule).
         if work.passed == 0 or work.passed == 1 and (
@@ -1212,7 +1234,8 @@ cdef class RawEngine(SliceBook):
             item.entry = <uint32_t>work.cursor
             self.locate(&item, &probe, &position)
             state = STATE_OPEN_FILTERED if probe.protocol == PROTO_UDP else STATE_FILTERED
-            self.record(&item, &probe, position, state, REASON_NO_RESPONSE, 0, 0)
+            self.record(&item, &probe, position, state,
+                        REASON_UNEXPECTED if is_odd(work, item.entry) else REASON_NO_RESPONSE, 0, 0)
             told += 1
         self.end(i)
         return True

@@ -1,5 +1,5 @@
-# What every engine keeps: the slices that it was given, what became of their probes, and what a
-# UDP probe carries.
+# What every engine keeps: the slices that it was given, what became of their probes, and what UDP
+# ports are asked.
 #
 # What must never happen: a slice reported as ended before its last hit was (hits and the end leave
 # by one `take`); a hit kept of a slice that is gone.
@@ -20,9 +20,6 @@ cdef enum:
     SLICES_MAX = 1024
     ERRORS_MAX = 8
     COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
-
-# Of a UDP probe: it stays within one packet of any path.
-PAYLOAD_BYTES_MAX = 1400
 
 # A hit waits this long for others to travel with.
 cdef int64_t FLUSH_NS = 5_000_000
@@ -80,22 +77,18 @@ cdef class SliceBook:
     cdef Bucket bucket
     cdef Policy policy
     cdef dict kept
-    cdef bytes payload_
-    cdef const uint8_t *payload_text
-    cdef size_t payload_text_size
-    cdef dict payloads_
-    cdef const uint8_t **payload_at
-    cdef uint16_t *payload_size
+    cdef dict questions
+    cdef const nray_question_t **question_at    # by port; NULL: `plain`
+    cdef const nray_question_t *plain
 
     def __cinit__(self, *_, **__):
         self.kept = {}
         self.slices = <slice_t *>calloc(SLICES_MAX, sizeof(slice_t))
         self.hits = <hit_t *>malloc(HITS_MAX * sizeof(hit_t))
         self.hit_slices = <int32_t *>malloc(HITS_MAX * sizeof(int32_t))
-        self.payload_at = <const uint8_t **>calloc(65536, sizeof(void *))
-        self.payload_size = <uint16_t *>calloc(65536, sizeof(uint16_t))
+        self.question_at = <const nray_question_t **>calloc(65536, sizeof(void *))
         if (self.slices == NULL or self.hits == NULL or self.hit_slices == NULL
-                or self.payload_at == NULL or self.payload_size == NULL):
+                or self.question_at == NULL):
             raise MemoryError
 
     def __dealloc__(self):
@@ -106,11 +99,11 @@ cdef class SliceBook:
         free(self.slices)
         free(self.hits)
         free(self.hit_slices)
-        free(<void *>self.payload_at)
-        free(self.payload_size)
+        free(<void *>self.question_at)
 
-    cdef settle(self, Bucket bucket, states, bytes payload, payloads, bint fast, Policy policy):
-        """Keep what an engine is told at its making. ValueError: a state, a payload, a port."""
+    cdef settle(self, Bucket bucket, states, bytes payload, payloads, checks, further, bint fast,
+                Policy policy):
+        """Keep what an engine is told at its making. ValueError: a state, a payload, a port, a check."""
         self.bucket = bucket
         self.mask = 1 << STATE_OPEN
         for state in states:
@@ -118,23 +111,44 @@ cdef class SliceBook:
         self.mask &= ~<uint32_t>1
         self.fast = fast
         self.policy = policy
-        self.keep_payloads(payload, payloads)
+        self.keep_questions(payload, payloads or {}, checks or {}, further or {})
 
-    cdef keep_payloads(self, bytes payload, payloads):
-        # The bytes objects are kept, so that pointers into them stay good.
-        self.payload_ = payload
-        self.payload_text = <const uint8_t *><const char *>self.payload_
-        self.payload_text_size = len(payload)
-        self.payloads_ = {int(port): bytes(data) for port, data in payloads.items()}
-        for data in (payload, *self.payloads_.values()):
-            if len(data) > PAYLOAD_BYTES_MAX:
-                raise ValueError(
-                    f"a UDP payload has at most {PAYLOAD_BYTES_MAX} bytes, to fit one packet")
-        for port, data in self.payloads_.items():
+    cdef keep_questions(self, bytes payload, payloads, checks, further):
+        # The questions are kept, so that pointers into them stay good.
+        cdef Question one, last
+        self.questions = {0: [Question(payload, ())]}
+        for port, data in payloads.items():
             if not 0 < port < 65536:
                 raise ValueError(f"{port} is no UDP port")
-            self.payload_at[<int>port] = <const uint8_t *><char *>(<bytes>data)
-            self.payload_size[<int>port] = <uint16_t>len(data)
+            self.questions[port] = [Question(data, checks.get(port, ()))]
+        for port, more in further.items():
+            if port not in payloads or len(more) >= QUESTIONS_MAX:
+                raise ValueError(f"port {port} has no first payload, or more than {QUESTIONS_MAX}")
+            self.questions[port] += [Question(data, steps) for data, steps in more]
+        for port, asked in self.questions.items():
+            last = None
+            for one in asked:
+                one.q.sum = nray_sum(one.q.payload, one.q.size)
+                if last is not None:
+                    last.q.next = &one.q
+                last = one
+            one = asked[0]
+            if port:
+                self.question_at[<int>port] = &one.q
+            else:
+                self.plain = &one.q
+
+    cdef inline const nray_question_t *question(self, int port, int number) noexcept nogil:
+        """What a port is asked the ``number``-th time, counted from 0, in turn."""
+        cdef const nray_question_t *first = self.question_at[port]
+        cdef const nray_question_t *found
+        if first == NULL:
+            return self.plain
+        found = first
+        while number > 0:
+            number -= 1
+            found = first if found.next == NULL else found.next
+        return found
 
     cdef check_slice(self, uint64_t start, uint64_t count, Space space, bint names):
         cdef uint32_t k
@@ -288,7 +302,7 @@ cdef class SliceBook:
             return 5
         if self.policy is not None and self.policy.refuses_probe(probe):
             return 8
-        if self.fast and probe.protocol == PROTO_UDP and self.payload_at[probe.port] == NULL:
+        if self.fast and probe.protocol == PROTO_UDP and self.question_at[probe.port] == NULL:
             return 6
         return -1
 

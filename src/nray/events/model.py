@@ -37,7 +37,8 @@ STATES: Final[dict[str, str]] = {
 # Reasons for a state, in nmap's words; docs/events.md lists the same (a test compares them).
 REASONS: Final[dict[str, str]] = {
     "syn-ack": "TCP handshake answered",
-    "udp-response": "a datagram came back",
+    "udp-response": "a datagram came back, an answer as far as its protocol can tell",
+    "unexpected-response": "a datagram came back, and was no answer to what was asked",
     "conn-refused": "connect() was refused (an RST seen through the socket)",
     "reset": "an RST was seen on the wire",
     "no-response": "nothing came back before the timeout",

@@ -11,7 +11,7 @@ from nray.node.orders import METHODS
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.messages import Lease, Settings
-from nray.worker.protocol import PAYLOAD_BYTES_MAX, STATES
+from nray.worker.protocol import PAYLOAD_BYTES_MAX, STATES, steps_fault
 
 #: Probes in flight: what C's int and the schema's ``workers`` hold.
 WORKERS_MAX = 2**31 - 1
@@ -48,6 +48,18 @@ def check_settings(settings: Settings) -> None:
     for name, payload in payloads:
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise _fault(f"{name} has {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
+    questions = [
+        (port, settings.udp_payloads.get(port, b""), steps)
+        for port, steps in settings.udp_checks.items()
+    ]
+    for port, further in settings.udp_further.items():
+        if port not in settings.udp_payloads:
+            raise _fault(f"UDP port {port} has further payloads and no first one")
+        questions += [(port, payload, steps) for payload, steps in further]
+    for port, payload, steps in questions:
+        wrong = steps_fault(payload, steps)
+        if wrong:
+            raise _fault(f"questions of UDP port {port}: {wrong}")
     if settings.tcp_method not in METHODS:
         raise _fault(f"tcp_method {settings.tcp_method[:40]!r} is not known here")
     if settings.retries > RETRIES_MAX:

@@ -74,6 +74,8 @@ def configure(
         settings.adaptive,
         policy,
         raw,
+        settings.udp_checks,
+        settings.udp_further,
     )
 
 

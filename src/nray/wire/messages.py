@@ -14,6 +14,9 @@ import msgspec
 
 from nray.events.model import Environment as Environment
 
+#: What a datagram shows that is an answer: a kind and three numbers each.
+Steps = tuple[tuple[int, int, int, int], ...]
+
 #: Raised whenever an older peer would misread a message. Both ends must name the same one.
 PROTOCOL_VERSION = 1
 
@@ -56,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
         udp_fast: probe only UDP ports for which a payload is known.
         udp_payload: sent to a UDP port without a payload of its own.
         udp_payloads: port to payload: the known ones, over which those of the user win.
+        udp_checks: port to what an answer to its payload shows, in steps of `nray._core`.
+        udp_further: port to (payload, check) each, sent in turn while the port is silent.
         states: which states are reported as hits besides open (``closed``, ``filtered``, …).
         tcp_method: how TCP ports are probed: ``connect``, or ``syn`` (packets of our own).
         retries: with ``syn``, how often silent ports are probed again.
@@ -69,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True):
     udp_fast: bool = False
     udp_payload: bytes = b"nray"
     udp_payloads: dict[int, bytes] = {}
+    udp_checks: dict[int, Steps] = {}
+    udp_further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
     states: tuple[str, ...] = ()
     tcp_method: str = "connect"
     retries: int = 1

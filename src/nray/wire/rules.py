@@ -29,6 +29,7 @@ from nray.wire.messages import (
     Report,
     Segment,
     Settings,
+    Steps,
     Stop,
     Welcome,
 )
@@ -69,6 +70,10 @@ METHODS_MAX: Final = 16
 
 #: The largest UDP payload over IPv4: 65,535 less 20 (IP) and 8 (UDP). RFC 768, RFC 791.
 UDP_PAYLOAD_BYTES_MAX: Final = 65_507
+
+#: Steps of one check, and payloads of one port: a node's core knows no more.
+STEPS_MAX: Final = 96
+FURTHER_MAX: Final = 7
 
 Trouble = str | None
 
@@ -129,12 +134,30 @@ def _settings(s: Settings) -> Iterator[Trouble]:
     for port, payload in s.udp_payloads.items():
         yield _number("a port of udp_payloads", port, 1, 65_535)
         yield _octets(f"udp_payloads of {port}", payload, UDP_PAYLOAD_BYTES_MAX)
+    for port, steps in s.udp_checks.items():
+        yield _number("a port of udp_checks", port, 1, 65_535)
+        yield from _steps(f"udp_checks of {port}", steps)
+    for port, further in s.udp_further.items():
+        yield _number("a port of udp_further", port, 1, 65_535)
+        if len(further) > FURTHER_MAX:
+            yield f"udp_further of {port} are {len(further)}, more than {FURTHER_MAX}"
+        for payload, steps in further:
+            yield _octets(f"udp_further of {port}", payload, UDP_PAYLOAD_BYTES_MAX)
+            yield from _steps(f"udp_further of {port}", steps)
     if len(s.states) > STATES_MAX:
         yield f"states are {len(s.states)}, more than {STATES_MAX}"
     for state in s.states:
         yield _text("a state", state, empty=False)
     yield _text("tcp_method", s.tcp_method, empty=False)
     yield _number("retries", s.retries)
+
+
+def _steps(name: str, steps: Steps) -> Iterator[Trouble]:
+    if len(steps) > STEPS_MAX:
+        yield f"{name} has {len(steps)} steps, more than {STEPS_MAX}"
+    for step in steps:
+        for number in step:
+            yield _number(f"a step of {name}", number, 0, 65_535)
 
 
 def _registered(m: Registered) -> Iterator[Trouble]:

@@ -106,6 +106,8 @@ class Worker:
                 states=told.states,
                 payload=told.payload,
                 payloads=told.payloads,
+                checks=told.checks,
+                further=told.further,
                 udp_fast=told.udp_fast,
                 adaptive=told.adaptive,
                 policy=_policy(told.policy),
@@ -125,6 +127,8 @@ class Worker:
                 states=told.states,
                 payload=told.payload,
                 payloads=told.payloads,
+                checks=told.checks,
+                further=told.further,
                 udp_fast=told.udp_fast,
                 policy=_policy(told.policy),
             )

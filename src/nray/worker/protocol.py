@@ -17,6 +17,9 @@ from nray import _core
 STATES = _core.STATES[1:]
 #: The longest payload of a UDP probe that `Configure` may hold.
 PAYLOAD_BYTES_MAX = _core.PAYLOAD_BYTES_MAX
+#: What an answer to a payload shows, and what is wrong with that, in words.
+Steps = tuple[tuple[int, int, int, int], ...]
+steps_fault = _core.steps_fault
 
 #: Slices with probes not yet started that a worker likes to have: one that it works on and one
 #: to go on with, so that it never waits for a round trip. It begins with this many wanted.
@@ -67,6 +70,8 @@ class Configure(_Message, frozen=True, tag="configure"):
     adaptive: bool
     policy: Policy | None = None
     raw: Raw | None = None
+    checks: dict[int, Steps] = {}
+    further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
 
 
 class Space(_Message, frozen=True, tag="space"):

@@ -5,12 +5,12 @@ What is written is DER as well: lengths as short as they can be.
 
 from __future__ import annotations
 
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import byte, find, own
+
 INTEGER, BIT_STRING, OCTET_STRING, NULL, OID = 0x02, 0x03, 0x04, 0x05, 0x06
 ENUMERATED, BOOLEAN = 0x0A, 0x01
 GENERALIZED_TIME, GENERAL_STRING, SEQUENCE = 0x18, 0x1B, 0x30
-
-#: A length takes so many bytes at most: no datagram is longer.
-LENGTH_BYTES_MAX = 4
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
@@ -51,45 +51,14 @@ def oid(dotted: str) -> bytes:
     return tlv(OID, bytes([40 * first + second, *rest]))
 
 
-class Reader:
-    """Elements one after the other.
+def repeats(payload: bytes, at: int) -> Steps:
+    """An answer is a SEQUENCE, and has the INTEGER in it that stands there in the payload.
 
-    Raises:
-        ValueError: there is none, it is cut off, or it has another tag than was asked for.
+    Where it stands in the answer hangs on how long lengths are written. Of a number of four bytes
+    the last two may be anything: it stays as short as it can be, and not negative.
     """
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def _take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._data):
-            raise ValueError("an element is cut off")
-        taken = self._data[self._at : end]
-        self._at = end
-        return taken
-
-    def any(self) -> tuple[int, bytes]:
-        """The next element's tag (of one byte) and contents."""
-        tag, length = self._take(2)
-        if length >= 0x80:
-            size = length & 0x7F
-            if not 0 < size <= LENGTH_BYTES_MAX:
-                raise ValueError("a length of no use")
-            length = int.from_bytes(self._take(size), "big")
-        return tag, self._take(length)
-
-    def next(self, tag: int) -> bytes:
-        """The contents of the next element, which has that tag."""
-        found, body = self.any()
-        if found != tag:
-            raise ValueError(f"an element of tag {found:#x}, not {tag:#x}")
-        return body
-
-    def inside(self, tag: int = SEQUENCE) -> Reader:
-        """A reader of what the next element, of that tag, holds."""
-        return Reader(self.next(tag))
-
-    def integer(self) -> int:
-        return int.from_bytes(self.next(INTEGER), "big", signed=True)
+    if payload[at] != INTEGER:
+        raise ValueError(f"no number at byte {at}")
+    size = payload[at + 1]
+    steps = byte(0, 255, SEQUENCE) + find(at, 2 + size)
+    return steps + own(at + size, 2) if size >= 4 else steps

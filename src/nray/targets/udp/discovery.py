@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 import uuid
 
-from nray.targets.udp.probe import Echoed, Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import Echoed, Identifiers, Probe, find
 
 # ── text ────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,17 +45,16 @@ def _wsd(ids: Identifiers) -> bytes:
     ).encode()
 
 
-def _same_uuid(payload: bytes, answer: bytes) -> bool:
+def _same_uuid(payload: bytes) -> Steps:
     """The answer relates to our message's identifier."""
-    at = payload.index(b"urn:uuid:")
-    return payload[at : at + 45] in answer and answer != payload
+    return find(payload.index(b"urn:uuid:"), 45)
 
 
 # ── binary ──────────────────────────────────────────────────────────────────────────────────
 
 SLP_VERSION, SLP_SERVICE_REQUEST = 2, 1
 SLP_LANGUAGE = b"en"
-_SLP_SAME_XID = Echoed(10, 10, 2, least=16, head=((0, 255, 2),))
+_SLP_SAME_XID = Echoed(10, 10, 2, least=16, head=((0, 255, 2),), free=(10, 2))
 
 
 def _slp(ids: Identifiers) -> bytes:

@@ -15,7 +15,7 @@ UNICAST_RESPONSE = 0x8000
 NETBIOS_NAME_BYTES = 16
 
 #: The identifier stands first, and the highest bit of the flags says "response".
-_SAME_ID = Echoed(sent=0, got=0, size=2, least=12, head=((2, 0x80, 0x80),))
+_SAME_ID = Echoed(sent=0, got=0, size=2, least=12, head=((2, 0x80, 0x80),), free=(0, 2))
 
 
 def name(*labels: bytes) -> bytes:

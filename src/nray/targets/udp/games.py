@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from nray.targets.udp.probe import Echoed, Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import Echoed, Identifiers, Probe, byte, find, own, text
 
 #: Out-of-band messages of Quake's descendants, Valve's among them.
 OUT_OF_BAND = b"\xff\xff\xff\xff"
@@ -36,13 +37,10 @@ def _quake3(ids: Identifiers) -> bytes:
     return OUT_OF_BAND + b"getinfo nray" + ids.text(8).encode() + b"\n\x00"
 
 
-def _same_challenge(payload: bytes, answer: bytes) -> bool:
-    """A table of ``\\key\\value``, our word under ``challenge``."""
-    if not answer.startswith(OUT_OF_BAND + b"infoResponse\n"):
-        return False
-    fields = answer.split(b"\n", 1)[1].strip(b"\n\x00").split(b"\\")[1:]
-    values = {key.lower(): value for key, value in zip(fields[::2], fields[1::2], strict=False)}
-    return values.get(b"challenge") == payload[len(OUT_OF_BAND) :].rstrip(b"\n\x00").split()[1]
+def _same_challenge(payload: bytes) -> Steps:
+    """A table of ``\\key\\value``, our word in it."""
+    at = payload.index(b"nray")
+    return text(0, OUT_OF_BAND + b"infoR") + find(at, len(payload.rstrip(b"\n\x00")) - at)
 
 
 def _source(ids: Identifiers) -> bytes:
@@ -84,11 +82,10 @@ def _dht(ids: Identifiers) -> bytes:
     )  # fmt: skip
 
 
-def _same_token(payload: bytes, answer: bytes) -> bool:
-    """A response (or an error) of our transaction."""
+def _same_token(payload: bytes) -> Steps:
+    """A dictionary with our transaction."""
     at = payload.index(b"1:t4:")
-    response = answer.startswith(b"d") and (b"1:y1:r" in answer or b"1:y1:e" in answer)
-    return response and payload[at : at + 9] in answer
+    return byte(0, 255, ord("d")) + find(at, 9) + own(at + 5, 4)
 
 
 TRACKER_MAGIC, TRACKER_CONNECT = 0x41727101980, 0
@@ -112,12 +109,14 @@ PROBES = (
     Probe((25565,), "Minecraft query", "for a challenge", "Minecraft Wiki, Query", _minecraft,
           Echoed(3, 1, 4, least=6, head=((0, 255, 9),))),
     Probe((19132,), "Minecraft Bedrock", "whether it is there (RakNet's ping)",
-          "RakNet, unconnected ping", _bedrock, Echoed(1, 1, 8, least=33, head=((0, 255, 0x1C),)),
+          "RakNet, unconnected ping", _bedrock, Echoed(1, 1, 8, least=33, head=((0, 255, 0x1C),),
+          free=(1, 8)),
           ("raknet",), "raknet"),
     Probe((64738,), "Mumble", "about the server (ping)", "Mumble protocol documentation", _mumble,
-          Echoed(4, 4, 8, least=24)),
+          Echoed(4, 4, 8, least=24, free=(4, 8))),
     Probe((6881,), "BitTorrent DHT", "whether it is there (ping)", "BEP 5; BEP 43", _dht,
           _same_token, ("bt-dht",), "bt-dht"),
     Probe((6969,), "BitTorrent tracker", "for a connection's number", "BEP 15", _tracker,
-          Echoed(12, 4, 4, least=8, head=((0, 255, 0), (1, 255, 0), (2, 255, 0)))),
+          Echoed(12, 4, 4, least=8, head=((0, 255, 0), (1, 255, 0), (2, 255, 0)),
+                 free=(12, 4))),
 )  # fmt: skip

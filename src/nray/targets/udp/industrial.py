@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from nray.targets.udp.probe import Echoed, Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import Echoed, Identifiers, Probe, byte, either, least, own, same
 
 # ── IPMI ────────────────────────────────────────────────────────────────────────────────────
 
@@ -27,9 +28,6 @@ def _asf_ping(ids: Identifiers) -> bytes:
 BVLL_IP, ORIGINAL_UNICAST, FORWARDED = 0x81, 0x0A, 0x04
 NPDU_VERSION, EXPECTING_REPLY = 1, 0x04
 CONFIRMED_REQUEST, MAX_480_BYTES, READ_PROPERTY = 0x00, 0x03, 0x0C
-#: Types of answers that have the invoke id second: simple and complex acknowledgement, error,
-#: reject, abort.
-ANSWERS = (2, 3, 5, 6, 7)
 DEVICE = 8
 #: Clause 12.11: the instance by which any device may be asked.
 ANY_INSTANCE = 0x3FFFFF
@@ -46,22 +44,27 @@ def _bacnet(ids: Identifiers) -> bytes:
     return struct.pack("!BBH", BVLL_IP, ORIGINAL_UNICAST, 4 + len(npdu + apdu)) + npdu + apdu
 
 
-def _same_invoke(payload: bytes, answer: bytes) -> bool:
+def _same_invoke(payload: bytes) -> Steps:
     """Past the network layer's addresses, if there are any, stand type and invoke id."""
-    if answer[0] != BVLL_IP or answer[1] not in (ORIGINAL_UNICAST, FORWARDED):
-        return False
-    at = 4 if answer[1] == ORIGINAL_UNICAST else 10
-    control = answer[at + 1]
-    if answer[at] != NPDU_VERSION or control & 0x80:
-        return False
-    at += 2
-    if control & 0x20:
-        at += 3 + answer[at + 2]
-    if control & 0x08:
-        at += 3 + answer[at + 2]
-    if control & 0x20:
-        at += 1
-    return answer[at] >> 4 in ANSWERS and answer[at + 1] == payload[8]
+
+    def layout(function: int, target: int, source: int) -> Steps:
+        """Answers with network addresses of so many bytes (0: none)."""
+        at = 4 if function == ORIGINAL_UNICAST else 10
+        control = (0x20 if target else 0) | (0x08 if source else 0)
+        steps = byte(0, 255, BVLL_IP) + byte(1, 255, function) + byte(at, 255, NPDU_VERSION)
+        steps += byte(at + 1, 0xA8, control)
+        at += 2
+        for size in (target, source):
+            if size:
+                steps += byte(at + 2, 255, size)
+                at += 3 + size
+        at += 1 if target else 0
+        return steps + same(8, at + 1, 1) + least(at + 2)
+
+    # MS/TP and ARCNET have addresses of one byte, BACnet/IP of six.
+    layouts = [(ORIGINAL_UNICAST, 0, 0), (ORIGINAL_UNICAST, 0, 1), (ORIGINAL_UNICAST, 0, 6),
+               (ORIGINAL_UNICAST, 1, 1), (ORIGINAL_UNICAST, 6, 1), (FORWARDED, 0, 0)]  # fmt: skip
+    return own(8, 1) + either(layout(*each) for each in layouts)
 
 
 # ── EtherNet/IP ─────────────────────────────────────────────────────────────────────────────
@@ -113,10 +116,11 @@ PROBES = (
     Probe((47808,), "BACnet", "the number of the device", "ASHRAE 135, clause 15.5 and annex J",
           _bacnet, _same_invoke, ("bvlc", "bacnet", "bacapp")),
     Probe((44818,), "EtherNet/IP", "who it is (ListIdentity)", "ODVA, CIP volume 2, chapter 2",
-          _enip, Echoed(12, 12, 8, least=24, head=((0, 255, LIST_IDENTITY), (1, 255, 0))),
+          _enip, Echoed(12, 12, 8, least=24, head=((0, 255, LIST_IDENTITY), (1, 255, 0)),
+                        free=(12, 8)),
           ("enip",)),
     Probe((3671,), "KNXnet/IP", "its description", "EN 13321-2 (KNX Standard 3.8)", _knx, None,
           ("kip",)),
     Probe((9600,), "OMRON FINS", "model and version of the controller", "OMRON W227, FINS commands",
-          _fins, Echoed(9, 9, 3, least=12, head=((0, 0x40, 0x40),)), ("omron",)),
+          _fins, Echoed(9, 9, 3, least=12, head=((0, 0x40, 0x40),), free=(9, 1)), ("omron",)),
 )  # fmt: skip

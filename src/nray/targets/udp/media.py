@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import struct
 
+from nray.targets.udp import Steps
 from nray.targets.udp.discovery import lines
-from nray.targets.udp.probe import Echoed, Identifiers, Probe
+from nray.targets.udp.probe import (
+    Echoed,
+    Identifiers,
+    Probe,
+    bits,
+    byte,
+    find,
+    least,
+    same,
+    text,
+)
 
 #: RFC 2606: a domain that nobody can have.
 NOWHERE = "nray.invalid"
@@ -33,17 +44,10 @@ def _sip(ids: Identifiers) -> bytes:
     )
 
 
-def _same_call(payload: bytes, answer: bytes) -> bool:
-    """The answer is a response, and has our Call-ID (short: ``i``)."""
-    if not answer.startswith(b"SIP/2.0 "):
-        return False
-    (ours,) = (part for part in payload.split(b"\r\n") if part.lower().startswith(CALL_ID))
-    value = ours[len(CALL_ID) :]
-    for header in answer.split(b"\r\n\r\n", 1)[0].split(b"\r\n"):
-        name, _, said = header.partition(b":")
-        if name.strip().lower() in (b"call-id", b"i"):
-            return said.strip() == value
-    return False
+def _same_call(payload: bytes) -> Steps:
+    """The answer is a response, and has our Call-ID."""
+    at = payload.lower().index(CALL_ID) + len(CALL_ID)
+    return text(0, b"SIP/2.0 ") + find(at, payload.index(b"\r", at) - at)
 
 
 # ── MGCP ────────────────────────────────────────────────────────────────────────────────────
@@ -55,10 +59,12 @@ def _mgcp(ids: Identifiers) -> bytes:
     return f"AUEP {transaction} nray@{NOWHERE} MGCP 1.0\r\n".encode()
 
 
-def _same_transaction(payload: bytes, answer: bytes) -> bool:
+def _same_transaction(payload: bytes) -> Steps:
     """A return code of three digits, then the transaction's number (RFC 3435, section 3.2.2)."""
-    code, number = answer.split(maxsplit=2)[:2]
-    return len(code) == 3 and code.isdigit() and number == payload.split()[1]
+    size = len(payload.split()[1])
+    steps = tuple(step for at in range(3) for step in byte(at, 0xF0, 0x30))
+    # Behind the number is a space or a new line: in these bits no digit is like them.
+    return steps + byte(3, 255, 0x20) + same(5, 4, size) + byte(4 + size, 0xD0, 0)
 
 
 # ── IAX2 ────────────────────────────────────────────────────────────────────────────────────
@@ -74,18 +80,16 @@ def _iax2(ids: Identifiers) -> bytes:
     )
 
 
-def _same_caller(payload: bytes, answer: bytes) -> bool:
+def _same_caller(payload: bytes) -> Steps:
     """A full frame whose destination is our call number; the bit before it says "sent again"."""
-    source, destination = struct.unpack_from("!HH", answer)
-    ours = int.from_bytes(payload[:2], "big") & 0x7FFF
-    return len(answer) >= 12 and bool(source & FULL_FRAME) and destination & 0x7FFF == ours
+    return least(12) + byte(0, 0x80, 0x80) + bits(0, 2, 0x7F) + same(1, 3, 1)
 
 
 # ── STUN ────────────────────────────────────────────────────────────────────────────────────
 
 BINDING_REQUEST, MAGIC_COOKIE = 0x0001, 0x2112A442
 #: Class "success" or "error" (both have this bit), method "binding", our cookie and transaction.
-_STUN_SAME = Echoed(4, 4, 16, least=20, head=((0, 0xFF, 0x01), (1, 0xEF, 0x01)))
+_STUN_SAME = Echoed(4, 4, 16, least=20, head=((0, 0xFF, 0x01), (1, 0xEF, 0x01)), free=(12, 8))
 
 
 def _stun(ids: Identifiers) -> bytes:
@@ -119,6 +123,7 @@ PROBES = (
     Probe((3478,), "STUN", "from where we are seen (Binding)", "RFC 8489", _stun, _STUN_SAME,
           ("stun",)),
     Probe((3389,), "RDP over UDP", "to begin (SYN)", "[MS-RDPEUDP] 2.2.2 and 3.1.5.1.1", _rdpudp,
-          Echoed(8, 0, 4, least=16, head=((7, RDPUDP_SYN | RDPUDP_ACK, RDPUDP_SYN | RDPUDP_ACK),)),
+          Echoed(8, 0, 4, least=16, head=((7, RDPUDP_SYN | RDPUDP_ACK, RDPUDP_SYN | RDPUDP_ACK),),
+                 free=(8, 4)),
           ("rdpudp",)),
 )  # fmt: skip

@@ -8,14 +8,14 @@ addresses is no amplifier worth having.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-#: What a parser of hostile bytes may run into; to `Probe.answers` it means "no answer to this".
-UNREADABLE = (ValueError, IndexError, struct.error)
+from nray import _core
+from nray.targets.udp import Steps
 
-Match = Callable[[bytes, bytes], bool]
+#: For a payload, what an answer to it shows. Engines compare by it: see `nray._core.STEP_LEAST`.
+Match = Callable[[bytes], Steps]
 
 
 class Identifiers:
@@ -46,6 +46,52 @@ class Identifiers:
         return self._stream.hex()[:digits]
 
 
+def least(size: int) -> Steps:
+    """The answer has at least so many bytes."""
+    return ((_core.STEP_LEAST, size, 0, 0),)
+
+
+def byte(at: int, mask: int, value: int) -> Steps:
+    """One of its bytes has this value, in the bits that count."""
+    return ((_core.STEP_BYTE, at, mask, value),)
+
+
+def text(at: int, value: bytes) -> Steps:
+    """These bytes stand in it from there on."""
+    return tuple((_core.STEP_BYTE, at + k, 255, each) for k, each in enumerate(value))
+
+
+def same(sent: int, got: int, size: int) -> Steps:
+    """It repeats so many bytes of the payload."""
+    return ((_core.STEP_SAME, sent, got, size),)
+
+
+def bits(sent: int, got: int, mask: int) -> Steps:
+    """It repeats the bits of a byte of the payload."""
+    return ((_core.STEP_BITS, sent, got, mask),)
+
+
+def find(sent: int, size: int) -> Steps:
+    """So many bytes of the payload stand anywhere in it."""
+    return ((_core.STEP_FIND, sent, size, 0),)
+
+
+def own(sent: int, size: int) -> Steps:
+    """So many bytes of the payload, eight at most, may be anything: each target gets its own."""
+    return ((_core.STEP_OWN, sent, size, 0),)
+
+
+def either(alternatives: Iterable[Steps]) -> Steps:
+    """One of these holds."""
+    first, *more = alternatives
+    return first + tuple(step for each in more for step in (_ELSE, *each))
+
+
+_ELSE = (_core.STEP_ELSE, 0, 0, 0)
+#: The answer is the payload itself; without this it is none.
+WHOLE: Steps = ((_core.STEP_WHOLE, 0, 0, 0),)
+
+
 @dataclass(frozen=True, slots=True)
 class Echoed:
     """Bytes of a payload that its answer repeats: the plainest kind of identifier.
@@ -56,6 +102,7 @@ class Echoed:
         size: how many there are.
         least: the shortest answer of the protocol.
         head: what an answer begins with, each byte with the bits that count.
+        free: where and how many bytes of the payload are the identifier, if any will do.
     """
 
     sent: int
@@ -63,15 +110,14 @@ class Echoed:
     size: int
     least: int = 0
     head: tuple[tuple[int, int, int], ...] = ()
+    free: tuple[int, int] | None = None
 
-    def __call__(self, payload: bytes, answer: bytes) -> bool:
-        return (
-            answer != payload
-            and len(answer) >= max(self.least, self.got + self.size)
-            and all(answer[at] & mask == value for at, mask, value in self.head)
-            and answer[self.got : self.got + self.size]
-            == payload[self.sent : self.sent + self.size]
-        )
+    def __call__(self, payload: bytes) -> Steps:
+        steps = least(max(self.least, self.got + self.size))
+        for at, mask, value in self.head:
+            steps += byte(at, mask, value)
+        steps += same(self.sent, self.got, self.size)
+        return steps if self.free is None else steps + own(*self.free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +130,7 @@ class Probe:
         asks: what it is asked for, in a few words.
         source: the specification that the bytes were written from.
         build: makes them.
-        match: whether an answer repeats the payload's identifier; None where it has none.
+        match: what an answer to a payload shows of its identifier; None where it has none.
         layers: what tshark calls the protocol; empty where it does not know it.
         decode_as: tshark's dissector, where it must be told.
     """
@@ -102,14 +148,13 @@ class Probe:
         """The bytes to send in the scan of this key."""
         return self.build(Identifiers(key, self.protocol))
 
+    def steps(self, payload: bytes) -> Steps:
+        """What an answer to ``payload`` shows; nothing where the protocol cannot tell."""
+        return () if self.match is None else self.match(payload)
+
     def answers(self, payload: bytes, answer: bytes) -> bool | None:
         """Whether ``answer`` is one to ``payload``; None where the protocol cannot tell.
 
         Never raises, whatever the answer holds.
         """
-        if self.match is None:
-            return None
-        try:
-            return self.match(payload, answer)
-        except UNREADABLE:
-            return False
+        return _core.answers(payload, self.steps(payload), answer)

@@ -15,7 +15,9 @@ PORTMAPPER, NFS, MOUNT, LOCK_MANAGER = 100000, 100003, 100005, 100021
 WDB = 0x55555555
 
 #: The transaction's identifier, then 1 for a reply.
-_SAME_XID = Echoed(0, 0, 4, least=8, head=((4, 255, 0), (5, 255, 0), (6, 255, 0), (7, 255, 1)))
+_SAME_XID = Echoed(
+    0, 0, 4, least=8, head=((4, 255, 0), (5, 255, 0), (6, 255, 0), (7, 255, 1)), free=(0, 4)
+)
 
 
 def null_call(ids: Identifiers, program: int, version: int) -> bytes:

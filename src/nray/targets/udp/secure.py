@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from nray.targets.udp.probe import Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import Identifiers, Probe, byte, own, same
 
 # ── QUIC ────────────────────────────────────────────────────────────────────────────────────
 
@@ -34,16 +35,13 @@ def _quic(ids: Identifiers) -> bytes:
     return header.ljust(INITIAL_BYTES, b"\x00")
 
 
-def _connection_ids(packet: bytes) -> tuple[bytes, bytes]:
-    """Destination and source of a long header."""
-    at = 6 + packet[5]
-    return packet[6:at], packet[at + 1 : at + 1 + packet[at]]
-
-
-def _same_connection(payload: bytes, answer: bytes) -> bool:
+def _same_connection(payload: bytes) -> Steps:
     """Version negotiation (RFC 8999, section 6): version 0, and the two ids change places."""
-    negotiation = answer[0] & 0x80 and answer[1:5] == bytes(4)
-    return bool(negotiation) and _connection_ids(answer) == _connection_ids(payload)[::-1]
+    size = CONNECTION_ID_BYTES
+    first, second = 6, 6 + size + 1
+    steps = byte(0, 0x80, 0x80) + tuple(step for at in range(1, 5) for step in byte(at, 255, 0))
+    steps += byte(first - 1, 255, size) + byte(second - 1, 255, size)
+    return steps + same(second, first, size) + same(first, second, size) + own(second, size)
 
 
 # ── DTLS ────────────────────────────────────────────────────────────────────────────────────

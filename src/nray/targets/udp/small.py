@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from nray.targets.udp.probe import Echoed, Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import WHOLE, Echoed, Identifiers, Probe, own
 
 #: Whatever the datagram holds, these answer; "the data in it is ignored".
 KNOCK = b"nray"
@@ -23,8 +24,8 @@ def _echo(ids: Identifiers) -> bytes:
     return KNOCK + ids.octets(8)
 
 
-def _same(payload: bytes, answer: bytes) -> bool:
-    return answer == payload
+def _same(payload: bytes) -> Steps:
+    return WHOLE + own(len(KNOCK), 8)
 
 
 def _knock(ids: Identifiers) -> bytes:
@@ -56,6 +57,7 @@ PROBES = (
     ),
     Probe(
         (123,), "NTP", "the time, as a client of version 4", "RFC 5905", _ntp,
-        Echoed(NTP_TRANSMIT, NTP_ORIGIN, 8, least=NTP_BYTES, head=_NTP_SERVER), ("ntp",),
+        Echoed(NTP_TRANSMIT, NTP_ORIGIN, 8, least=NTP_BYTES, head=_NTP_SERVER,
+               free=(NTP_TRANSMIT, 8)), ("ntp",),
     ),
 )  # fmt: skip

@@ -1,17 +1,17 @@
 """SNMP in its three versions.
 
-Version 3 is what port 161 gets: the discovery of an engine's id is open to strangers, so that it
-finds agents whose community nobody guesses, and guesses none. Versions 1 and 2c ask by the
-community "public"; they are there for an engine that sends a second payload.
+Version 3 is what port 161 gets first: the discovery of an engine's id is open to strangers, so that
+it finds agents whose community nobody guesses, and guesses none. Agents that know nothing of it are
+silent; then versions 1 and 2c ask by the community "public", which many agents are delivered with.
 """
 
 from __future__ import annotations
 
-from nray.targets.udp import ber
+from nray.targets.udp import Steps, ber
 from nray.targets.udp.probe import Identifiers, Probe
 
 VERSION_1, VERSION_2C, VERSION_3 = 0, 1, 3
-GET_REQUEST, GET_RESPONSE, REPORT = 0, 2, 8
+GET_REQUEST = 0
 SYS_DESCR = "1.3.6.1.2.1.1.1.0"
 COMMUNITY = b"public"
 USM = 3
@@ -60,26 +60,14 @@ def engine_id(ids: Identifiers) -> bytes:
     return ber.sequence(ber.integer(VERSION_3), global_data, ber.octets(security), scoped)
 
 
-def _request_of(message: bytes, pdu: int) -> tuple[int, int]:
-    """Version and request id of a message of version 1 or 2c."""
-    outer = ber.Reader(message).inside()
-    version = outer.integer()
-    outer.next(ber.OCTET_STRING)
-    return version, outer.inside(0xA0 | pdu).integer()
+def same_request(payload: bytes) -> Steps:
+    """The request's identifier, behind version and community, comes back."""
+    return ber.repeats(payload, 2 + 3 + 2 + len(COMMUNITY) + 2)
 
 
-def _message_of(message: bytes) -> tuple[int, int]:
-    """Version and msgID of a message of version 3."""
-    outer = ber.Reader(message).inside()
-    return outer.integer(), outer.inside().integer()
-
-
-def same_request(payload: bytes, answer: bytes) -> bool:
-    return _request_of(payload, GET_REQUEST) == _request_of(answer, GET_RESPONSE)
-
-
-def same_message(payload: bytes, answer: bytes) -> bool:
-    return payload != answer and _message_of(payload) == _message_of(answer)
+def same_message(payload: bytes) -> Steps:
+    """msgID, the first number behind the version, comes back."""
+    return ber.repeats(payload, 2 + 3 + 2)
 
 
 PROBES = (
@@ -91,11 +79,11 @@ PROBES = (
 
 FURTHER = (
     Probe(
-        (161,), "SNMPv2c", "`sysDescr.0` by the community `public`", "RFC 1901; RFC 3416",
-        version_2c, same_request, ("snmp",),
-    ),
-    Probe(
         (161,), "SNMPv1", "`sysDescr.0` by the community `public`", "RFC 1157", version_1,
         same_request, ("snmp",),
+    ),
+    Probe(
+        (161,), "SNMPv2c", "`sysDescr.0` by the community `public`", "RFC 1901; RFC 3416",
+        version_2c, same_request, ("snmp",),
     ),
 )  # fmt: skip

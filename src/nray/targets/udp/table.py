@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from nray.targets.udp import (
+    Questions,
+    Steps,
     auth,
     discovery,
     dns,
@@ -30,8 +34,7 @@ PROBES: tuple[Probe, ...] = tuple(
     sorted((probe for family in _FAMILIES for probe in family.PROBES), key=lambda each: each.ports)
 )
 
-#: Other questions for ports that have one, for whoever sends more than one payload to a port;
-#: the connect engine sends one.
+#: Other questions for ports that have one, asked in this order while the port is silent.
 FURTHER: tuple[Probe, ...] = (*snmp.FURTHER, *vpn.FURTHER)
 
 #: UDP port to the probe of its usual service.
@@ -45,6 +48,22 @@ def payloads(key: int = 0) -> dict[int, bytes]:
         key: decides the identifiers; a scan's seed. The same key gives the same payloads.
     """
     return {port: sent for probe in PROBES for sent in [probe.payload(key)] for port in probe.ports}
+
+
+def questions(key: int = 0, ports: Collection[int] | None = None) -> Questions:
+    """What the known ports are asked in the scan of this key.
+
+    Args:
+        ports: leave others out.
+    """
+    sent = {port: data for port, data in payloads(key).items() if ports is None or port in ports}
+    checks = {port: BY_PORT[port].steps(data) for port, data in sent.items()}
+    further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
+    for probe in FURTHER:
+        data = probe.payload(key)
+        for port in sent.keys() & set(probe.ports):
+            further[port] = (*further.get(port, ()), (data, probe.steps(data)))
+    return Questions(sent, {port: steps for port, steps in checks.items() if steps}, further)
 
 
 def answers(port: int, payload: bytes, answer: bytes) -> bool | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from nray.targets.udp.probe import Identifiers, Probe
+from nray.targets.udp import Steps
+from nray.targets.udp.probe import Identifiers, Probe, byte, find, least, own, same, text
 
 # ── IKE ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -100,14 +101,15 @@ def _ike2_nat(ids: Identifiers) -> bytes:
     return NON_ESP_MARKER + ike2(ids)
 
 
-def _same_spi(payload: bytes, answer: bytes) -> bool:
-    """The initiator's SPI comes back, and the message is no copy of ours."""
-    return len(answer) >= IKE_HEADER.size and answer[:8] == payload[:8] and answer != payload
+def _same_spi(payload: bytes) -> Steps:
+    """The initiator's SPI comes back."""
+    return least(IKE_HEADER.size) + same(0, 0, 8) + own(0, 8)
 
 
-def _same_spi_nat(payload: bytes, answer: bytes) -> bool:
+def _same_spi_nat(payload: bytes) -> Steps:
     marker = len(NON_ESP_MARKER)
-    return answer[:marker] == NON_ESP_MARKER and _same_spi(payload[marker:], answer[marker:])
+    steps = text(0, NON_ESP_MARKER) + least(marker + IKE_HEADER.size)
+    return steps + same(marker, marker, 8) + own(marker, 8)
 
 
 # ── OpenVPN ─────────────────────────────────────────────────────────────────────────────────
@@ -122,12 +124,10 @@ def _openvpn(ids: Identifiers) -> bytes:
     return opcode + ids.octets(SESSION_BYTES) + struct.pack("!BI", no_acks, packet_id)
 
 
-def _same_session(payload: bytes, answer: bytes) -> bool:
+def _same_session(payload: bytes) -> Steps:
     """Opcode, the server's session, a list of acknowledged packets, and then our session."""
-    if answer[0] >> 3 != HARD_RESET_SERVER_V2:
-        return False
-    remote = 1 + SESSION_BYTES + 1 + 4 * answer[1 + SESSION_BYTES]
-    return answer[remote : remote + SESSION_BYTES] == payload[1 : 1 + SESSION_BYTES]
+    opcode = byte(0, 0xF8, HARD_RESET_SERVER_V2 << 3)
+    return opcode + find(1, SESSION_BYTES) + own(1, SESSION_BYTES)
 
 
 # ── L2TP ────────────────────────────────────────────────────────────────────────────────────
@@ -161,10 +161,9 @@ def _l2tp(ids: Identifiers) -> bytes:
     return header + avps
 
 
-def _same_tunnel(payload: bytes, answer: bytes) -> bool:
+def _same_tunnel(payload: bytes) -> Steps:
     """The tunnel that the answer is sent into is the one that we assigned, in our last AVP."""
-    (flags,) = struct.unpack_from("!H", answer)
-    return bool(flags & 0xC00F == 0xC002) and answer[4:6] == payload[-2:]
+    return byte(0, 0xC0, 0xC0) + byte(1, 0x0F, 0x02) + same(len(payload) - 2, 4, 2)
 
 
 PROBES = (
