@@ -23,9 +23,6 @@ from lab.truth import Truth
 TARGET = "198.18.1.1"
 #: Of SYN scans, which are judged at rates for which one host has too few ports.
 TARGETS = "198.18.1.0/30"
-#: Seconds are judged to hold no more than the rate and this: a process that was woken late makes up
-#: for 4 ms, and a batch may leave a little later than its turns were.
-OVER = 1.01
 
 
 def main() -> None:
@@ -89,9 +86,9 @@ def main() -> None:
             bucket_s = BUCKET_S if go is not syn or rate < 10_000 else BUCKET_S / 10
             if rate * bucket_s >= 10:
                 faults = judge_rate(times, rate, seconds, bucket_s)
-                faults += judge_seconds(times, rate * OVER)
             else:
                 faults = judge_gaps(times, rate)
+            faults += judge_seconds(times, rate)
             buckets = Counter(int((time - times[0]) / bucket_s) for time in times)
             counts = [buckets[number] for number in range(int(seconds / bucket_s))]
             figures[f"{kind}, {rate}/s"] = {"faults": faults, "buckets": counts}

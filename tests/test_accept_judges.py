@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from lab import namespaces
 from lab.capture import probe_filter
-from lab.judge import judge_gaps, judge_rate, judge_set
+from lab.judge import judge_gaps, judge_rate, judge_runs, judge_seconds, judge_set
 from lab.nray import probes_reported, states, totals
 from lab.truth import ADMIN, CLOSED, OPEN, REJECTED, SILENT, Truth, draw_hosts, draw_ports, nftables
 
@@ -73,6 +74,26 @@ def test_even_gaps_keep_a_low_rate() -> None:
 )
 def test_uneven_gaps_are_a_fault(times: list[float]) -> None:
     assert judge_gaps(times, 10)
+
+
+def test_no_second_may_hold_more() -> None:
+    assert judge_seconds(even(999.9, 5), 1000) == []
+    assert judge_seconds(sorted([*even(999.9, 5), 1001.5, 1001.5]), 1000)
+
+
+def runs(*all_times: list[float]) -> Callable[[int], list[float]]:
+    return lambda number: all_times[number]
+
+
+def test_one_of_three_runs_must_be_even() -> None:
+    def judge(times: Sequence[float]) -> list[str]:
+        return judge_rate(times, 1000, 5)
+
+    good, slow, fast = even(995, 6), even(900, 6), even(1100, 6)
+    assert judge_runs(runs(slow, good), judge, 1000) == []
+    assert judge_runs(runs(slow, slow, slow), judge, 1000) == []
+    assert judge_runs(runs(slow, slow, even(600, 9)), judge, 1000)
+    assert "more than 1000" in judge_runs(runs(slow, fast, good), judge, 1000)[0]
 
 
 def test_sets() -> None:

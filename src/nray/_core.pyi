@@ -98,11 +98,18 @@ class Bucket:
     BYTES: int
     def __init__(self, fd: int) -> None: ...
     def set_rate(self, per_second: float) -> None:
-        """Probes that may start each second; 0 for no limit. ValueError if negative."""
+        """Probes that any second may hold at most; 0 for no limit. ValueError if negative."""
     @property
     def rate(self) -> float: ...
-    def take(self, now_ns: int | None = None) -> int:
-        """Take the next turn; when it is, ns of CLOCK_MONOTONIC."""
+    def take(self, now_ns: int | None = None, count: int = 1) -> int:
+        """Take the next turns; when the first is, ns of CLOCK_MONOTONIC."""
+    def keep(self, at_ns: int, now_ns: int, count: int = 1) -> int | None:
+        """Charge for turns, the first at ``at_ns``, that are used now and late.
+
+        Returns when the first counts as having been; None if they are void.
+        """
+    def settle(self, at_ns: int, now_ns: int, count: int = 1) -> None:
+        """Charge for probes that have left by now, if that was late, on turns from ``at_ns``."""
 
 # ── hits.pxi ────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .truth import CLOSED, Truth
 
@@ -17,6 +17,11 @@ NEAR = 0.20
 NEAR_SHARE = 0.95
 PEAK = 1.5
 WHOLE = 0.01
+#: Runs of which one must be even: whoever waits for a processor for longer than a bucket cannot be.
+TRIES = 3
+#: Of the last, where none was: the whole is not lower than this share of the rate. Machines that
+#: are busy for all of three runs are no reason to find fault with what ran on them.
+WHOLE_IF_BUSY = 0.7
 
 
 def judge_rate(
@@ -84,8 +89,31 @@ def judge_seconds(times_s: Sequence[float], rate: float) -> list[str]:
         while times_s[begin] <= time - 1.0:
             begin += 1
         most = max(most, end - begin + 1)
-    # One more is what an exactly even stream holds where a second begins upon a probe.
-    return [f"a second holds {most}, more than {rate}"] if most > rate + 1 else []
+    return [f"a second holds {most}, more than {rate}"] if most > rate else []
+
+
+def judge_runs(
+    run: Callable[[int], Sequence[float]],
+    judge: Callable[[Sequence[float]], list[str]],
+    rate: float,
+) -> list[str]:
+    """Faults of runs that should have kept a rate: no second of any holds more, and one is even.
+
+    Args:
+        run: runs once, given the number of the run; when each probe left, sorted.
+        judge: what is wrong with the evenness of one.
+    """
+    faults: list[str] = []
+    for number in range(TRIES):
+        times_s = run(number)
+        over = judge_seconds(times_s, rate)
+        if over:
+            return over
+        faults = judge(times_s)
+        if not faults:
+            return []
+    whole = (len(times_s) - 1) / (times_s[-1] - times_s[0])
+    return [] if whole >= WHOLE_IF_BUSY * rate else faults
 
 
 def judge_states(

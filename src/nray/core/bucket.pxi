@@ -7,6 +7,15 @@
 # form (ITU-T I.371, annex A), with turns handed out ahead of time. A worker that dies between
 # taking its turn and sending loses that turn and nothing else.
 #
+# A fixed rate is a ceiling: no second, wherever it begins, holds more probes than the rate. Turns
+# are therefore PACE_MORE (a 200th) further apart than the rate says, so that `rate` of them take
+# 5 ms more than a second, and a probe may leave so much later than its turn, LATE_NS, without any
+# second holding one too many: of `rate` + 1 probes the last leaves no earlier than its turn, the
+# first no later than 5 ms after its own. What leaves later still is charged for: `keep` before it
+# leaves, `settle` when it has, move the next turn on by as much as it was late (or by the turns
+# that it used, if that is less), which is what keeps the law whichever worker it was. There is one
+# gap: a process that is held for almost a second *within* the system call that sends.
+#
 # Times are CLOCK_MONOTONIC, which all processes of a machine share, in 1/16 ns: an interval is
 # exact to a part in 1,600 at ten million probes a second, rounded to the slower side, and 63 bits
 # last for 18 years of uptime (1/256 ns would not have lasted for 14 months).
@@ -33,13 +42,22 @@ cdef extern from *:
 # woke late makes up for it, so that the whole stays within one per cent; 4 ms is under half of the
 # finest bucket that a rate is judged in (10 ms), so no bucket holds 1.5 times its share.
 cdef int64_t CATCH_UP_NS = 4_000_000
+# How long after its turn a probe may leave for nothing: that, and a millisecond for the way from
+# the look at the clock to the wire. No more than the share of a second that PACE_MORE adds.
+cdef int64_t LATE_NS = 5_000_000
+# A probe later than its turn is charged for in the second that it falls in; where the charge would
+# come to lie beyond (many turns are taken ahead), the turn is void. A tenth is for the clock.
+cdef int64_t CHARGED_WITHIN_NS = 900_000_000
 
 cdef enum:
     NS_SHIFT = 4            # ns to the unit of bucket_t, 1/16 ns
+    PACE_MORE = 200
+    LATE_PART = 8
 
 cdef struct bucket_t:
     int64_t next_at         # 1/16 ns
-    int64_t interval        # 1/16 ns between two probes; 0: no limit
+    int64_t interval        # 1/16 ns between two probes, as the rate says; 0: no limit
+    int64_t pace            # 1/16 ns between two turns, somewhat more
     int64_t changes         # of the rate: turns taken before the last one are void
 
 
@@ -75,7 +93,7 @@ cdef class Bucket:
             munmap(self.shared, 4096)
 
     def set_rate(self, double per_second):
-        """Let ``per_second`` probes start each second from now on; 0 takes the limit away.
+        """Let at most ``per_second`` probes start in any second from now on; 0: no limit.
 
         Setting the rate that is in force changes nothing: turns that were given out stay. A change
         is no present: turns taken at the old rate are void, and the next is due after at most one
@@ -84,15 +102,17 @@ cdef class Bucket:
         if per_second < 0 or per_second != per_second:
             raise ValueError("a rate is a number of probes a second, 0 for no limit")
         cdef int64_t interval = 0
-        cdef int64_t old, latest
+        cdef int64_t old, latest, pace
         if per_second > 0:
             # The slowest rate that there is: one probe in a year.
             interval = <int64_t>ceil(min(1e9 / per_second, 3.15e16) * (1 << NS_SHIFT))
             interval = max(interval, 1)
         if interval == nray_load(&self.shared.interval):
             return
+        pace = interval + (interval + PACE_MORE - 1) // PACE_MORE
         nray_store(&self.shared.interval, interval)
-        latest = (monotonic_ns() << NS_SHIFT) + interval
+        nray_store(&self.shared.pace, pace)
+        latest = (monotonic_ns() << NS_SHIFT) + pace
         old = nray_load(&self.shared.next_at)
         while old > latest and not nray_swap(&self.shared.next_at, &old, latest):
             pass
@@ -104,32 +124,92 @@ cdef class Bucket:
         cdef int64_t interval = nray_load(&self.shared.interval)
         return (1e9 * (1 << NS_SHIFT)) / interval if interval else 0.0
 
-    def take(self, now_ns=None):
-        """Take the next turn; returns when it is, ns of the monotonic clock (for tests)."""
+    def take(self, now_ns=None, int64_t count=1):
+        """Take turns; returns when the first is, ns of the monotonic clock (for tests)."""
         cdef int64_t now = monotonic_ns() if now_ns is None else <int64_t>now_ns
-        return self.turn(now)
+        return self.turns(now, count)
+
+    def keep(self, int64_t at_ns, int64_t now_ns, int64_t count=1):
+        """What a turn counts as that is used now; None if it is void (for tests)."""
+        cdef int64_t at = at_ns
+        return at if self.holds(&at, self.change(), now_ns, count) else None
+
+    def settle(self, int64_t at_ns, int64_t now_ns, int64_t count=1):
+        """Charge for probes that have left by now, the first turn being at `at_ns` (for tests)."""
+        self.charge(at_ns, now_ns, count)
 
     cdef int64_t change(self) noexcept nogil:
         """Goes up with each change of the rate."""
         return nray_load(&self.shared.changes)
 
-    cdef bint is_void(self, int64_t at, int64_t change, int64_t now) noexcept nogil:
-        """Whether a turn is no longer good: older than the rate, or left unused for too long."""
-        return (change != nray_load(&self.shared.changes)
-                or now - at > CATCH_UP_NS + (nray_load(&self.shared.interval) >> NS_SHIFT))
-
-    cdef int64_t turn(self, int64_t now) noexcept nogil:
-        """Take the next turn: the time, in ns, from which one probe may start."""
-        cdef int64_t interval = nray_load(&self.shared.interval)
-        cdef int64_t old, begin, floor
-        if interval == 0:
-            return now
-        floor = (now - CATCH_UP_NS) << NS_SHIFT
+    cdef inline int64_t floor(self, int64_t now, int64_t pace) noexcept nogil:
+        """The earliest that a turn taken now may be, in 1/16 ns."""
         # At slow rates nothing is made up: being late by a part of one interval is no debt.
-        if interval > (CATCH_UP_NS << NS_SHIFT):
-            floor = now << NS_SHIFT
+        return now << NS_SHIFT if pace > (CATCH_UP_NS << NS_SHIFT) else (
+            (now - CATCH_UP_NS) << NS_SHIFT)
+
+    cdef inline int64_t turn(self, int64_t now) noexcept nogil:
+        """Take the next turn: the time, in ns, from which one probe may start."""
+        return self.turns(now, 1)
+
+    cdef int64_t turns(self, int64_t now, int64_t count) noexcept nogil:
+        """Take the next turns, `span` apart from first to last: the time of the first, in ns."""
+        cdef int64_t pace = nray_load(&self.shared.pace)
+        cdef int64_t old, begin, floor
+        if pace == 0:
+            return now
+        floor = self.floor(now, pace)
         old = nray_load(&self.shared.next_at)
         while True:
             begin = old if old > floor else floor
-            if nray_swap(&self.shared.next_at, &old, begin + interval):
+            if nray_swap(&self.shared.next_at, &old, begin + pace * count):
                 return begin >> NS_SHIFT
+
+    cdef int64_t span(self, int64_t count) noexcept nogil:
+        """From the first to the last of so many turns, in ns."""
+        return (nray_load(&self.shared.pace) * (count - 1)) >> NS_SHIFT
+
+    cdef bint holds(self, int64_t *at, int64_t change, int64_t now, int64_t count) noexcept nogil:
+        """Whether turns taken (the first is at `at`) are good if they are used now.
+
+        They are not if the rate has changed, or they were left unused for too long. One that is
+        late is charged for, and then counts as one that is as late as may be.
+        """
+        cdef int64_t pace = nray_load(&self.shared.pace)
+        cdef int64_t late = now - at[0]
+        cdef int64_t old, begin, floor, more
+        if change != nray_load(&self.shared.changes):
+            return False
+        if late <= CATCH_UP_NS:
+            return True
+        if late > CHARGED_WITHIN_NS:
+            return False
+        floor = self.floor(now, pace)
+        more = min((late - CATCH_UP_NS) << NS_SHIFT, pace * count)
+        old = nray_load(&self.shared.next_at)
+        while True:
+            begin = old if old > floor else floor
+            # Good if there was no turn after these; else if they are late by a small part of an
+            # interval, which leaves the gaps even, and the charge comes in time.
+            if (old > ((at[0] + 1) << NS_SHIFT) + pace * count
+                    and (late << NS_SHIFT > pace // LATE_PART
+                         or ((begin + more) >> NS_SHIFT) - now + late > CHARGED_WITHIN_NS)):
+                return False
+            if nray_swap(&self.shared.next_at, &old, begin + more):
+                at[0] = now - CATCH_UP_NS
+                return True
+
+    cdef void charge(self, int64_t at, int64_t now, int64_t count) noexcept nogil:
+        """Say that so many probes have left by now, on turns of which the first was at `at`."""
+        cdef int64_t late = now - at - LATE_NS
+        cdef int64_t pace, old, begin, floor
+        if late <= 0:
+            return
+        pace = nray_load(&self.shared.pace)
+        floor = self.floor(now, pace)
+        late = min(late << NS_SHIFT, pace * count)
+        old = nray_load(&self.shared.next_at)
+        while True:
+            begin = old if old > floor else floor
+            if nray_swap(&self.shared.next_at, &old, begin + late):
+                return

@@ -370,11 +370,11 @@ cdef class Engine(SliceBook):
         cdef int i, which
         cdef item_t item
         cdef bint again, held = False
+        now = monotonic_ns()
         for i in range(START_BURST):
             if self.paused_:
                 held = True
                 break
-            now = monotonic_ns()
             again = self.retry_used > 0 and self.retry[self.retry_head].due <= now
             if not again and (self.current < 0 or self.retry_used >= RETRY_MAX // 2):
                 break
@@ -385,7 +385,8 @@ cdef class Engine(SliceBook):
                 if self.inflight >= self.window:
                     held = True
                     break
-            if not self.turn_taken or self.bucket.is_void(self.turn_at, self.turn_change, now):
+            if not self.turn_taken or not self.bucket.holds(&self.turn_at, self.turn_change, now,
+                                                            1):
                 self.turn_change = self.bucket.change()
                 self.turn_at = self.bucket.turn(now)
                 self.turn_taken = True
@@ -398,9 +399,12 @@ cdef class Engine(SliceBook):
                 self.retry_head = (self.retry_head + 1) % RETRY_MAX
                 self.retry_used -= 1
             elif not self.next_probe(&item):
+                now = monotonic_ns()
                 continue
             self.turn_taken = False
             self.launch(&item, now)
+            now = monotonic_ns()
+            self.bucket.charge(self.turn_at, now, 1)
             if self.hits_used >= HITS_FULL:
                 return now
         else:

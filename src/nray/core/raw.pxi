@@ -115,6 +115,8 @@ cdef int64_t REST_UNKNOWN_NS = 1_000_000_000
 cdef int64_t RING_SLACK_NS = 10_000_000
 # A second: more than any queue takes to drain that drains at all.
 cdef int64_t SEND_GIVE_UP_NS = 1_000_000_000
+# A batch that was held up for so long, between its making and its sending, takes turns anew.
+cdef int64_t OVERDUE_NS = 100_000_000
 cdef int64_t STALL_FIRST_NS = 100_000
 cdef int64_t STALL_LAST_NS = 5_000_000
 # How long the kernel asks a neighbour: three times, a second apart.
@@ -338,6 +340,8 @@ cdef class RawEngine(SliceBook):
     cdef entry_t batch_of[64]
     cdef int32_t batch_used, batch_from
     cdef int64_t stalled_since, stall_until, stall_ns
+    cdef int64_t batch_turn, batch_change   # the first turn that its frames left are to use
+    cdef bint batch_overdue     # it missed that
     cdef work_t *works
     cdef int32_t *opened        # the slices that are open, in no order
     cdef int32_t opened_used
@@ -741,7 +745,8 @@ cdef class RawEngine(SliceBook):
                     if not self.next_entry(&self.next_item):
                         continue
                     self.has_next = True
-            if not self.turn_taken or self.bucket.is_void(self.turn_at, self.turn_change, now):
+            if not self.turn_taken or not self.bucket.holds(&self.turn_at, self.turn_change, now,
+                                                            1):
                 self.turn_change = self.bucket.change()
                 self.turn_at = self.bucket.turn(now)
                 self.turn_taken = True
@@ -887,6 +892,10 @@ cdef class RawEngine(SliceBook):
         nray_address_frame(self.batch, k, route.via, self.links[route.link].ifindex, probe.addr,
                            size)
         self.batch_of[k] = item[0]
+        if k == 0:
+            self.batch_turn = self.turn_at
+            self.batch_change = self.turn_change
+        self.batch_turn = min(self.batch_turn, self.turn_at)
         self.batch_used += 1
         self.works[item.slice].outside += 1
         self.turn_taken = False
@@ -921,12 +930,25 @@ cdef class RawEngine(SliceBook):
     cdef void flush(self, int64_t now) noexcept nogil:
         """Hand the batch to the kernel; what it does not take stays, for a while."""
         cdef int sent, code, k
+        cdef int64_t due
         cdef work_t *work
         cdef entry_t *item
         cdef uint64_t at
+        if self.batch_overdue or now - self.batch_turn > OVERDUE_NS:
+            self.batch_overdue = False
+            k = self.batch_used - self.batch_from
+            if not self.bucket.holds(&self.batch_turn, self.batch_change, now, k):
+                self.batch_change = self.bucket.change()
+                self.batch_turn = self.bucket.turns(now, k)
+            # All leave at once, none before its turn.
+            due = self.batch_turn + self.bucket.span(k)
+            if due > now:
+                self.stall_until = due
+                return
         while self.batch_from < self.batch_used:
             sent = nray_send_batch(self.batch, self.batch_from, self.batch_used)
             if sent > 0:
+                self.bucket.charge(self.batch_turn, monotonic_ns(), sent)
                 self.sent_ += sent
                 self.stalled_since = 0
                 self.stall_ns = STALL_FIRST_NS
@@ -952,6 +974,7 @@ cdef class RawEngine(SliceBook):
                 if now - self.stalled_since < SEND_GIVE_UP_NS:
                     self.stall_until = now + self.stall_ns
                     self.stall_ns = min(2 * self.stall_ns, STALL_LAST_NS)
+                    self.batch_overdue = True
                     return
             item = &self.batch_of[self.batch_from]
             self.batch_from += 1
