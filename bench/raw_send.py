@@ -56,7 +56,10 @@ def engine(version: int, **options: Any) -> tuple[_core.RawEngine, _core.Space]:
         routes=[(version, first, last, 0, own, mac)],
         retries=0,
         tcp_timeout_s=0.1,
+        xdp=options.pop("xdp", False),
     )
+    if made.no_xdp:
+        sys.exit(f"no AF_XDP: {os.strerror(made.no_xdp[0])}")
     ranges = [(first, last)]
     ports = [(6, port) for port in range(1, PORTS + 1)]
     space = _core.Space(
@@ -65,9 +68,9 @@ def engine(version: int, **options: Any) -> tuple[_core.RawEngine, _core.Space]:
     return made, space
 
 
-def be_nray(version: int) -> None:
+def be_nray(version: int, xdp: bool) -> None:
     """The sender: to the end of the space or of the time."""
-    made, space = engine(version)
+    made, space = engine(version, xdp=xdp)
     made.add_slice(1, 0, space.total, space, _core.Exclusions([], []))
     end = time.monotonic() + LIMIT_S
     while made.slices_open and time.monotonic() < end:
@@ -135,9 +138,10 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=1)
     parser.add_argument("--be", type=int, choices=(4, 6), help=argparse.SUPPRESS)
     parser.add_argument("--costs", type=int, choices=(4, 6), help=argparse.SUPPRESS)
+    parser.add_argument("--xdp", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.be:
-        be_nray(flags.be)
+        be_nray(flags.be, flags.xdp)
         return
     if flags.costs:
         be_costs(flags.costs, 2_000_000)
@@ -160,6 +164,8 @@ def main() -> None:
             "bare loop, TX_RING of 64": [*loop, "64", "ring"],
             "nray, IPv4": [*me, "--be", "4"],
             "nray, IPv6": [*me, "--be", "6"],
+            "nray --xdp, IPv4": [*me, "--be", "4", "--xdp"],
+            "nray --xdp, IPv6": [*me, "--be", "6", "--xdp"],
             "masscan": [
                 "masscan", TARGETS4, "-p", f"1-{PORTS}", "--rate", "100000000", "-e", INTERFACE,
                 "--source-ip", SCANNER4, "--router-mac", TARGET_MAC.replace(":", "-"),

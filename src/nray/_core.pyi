@@ -261,6 +261,9 @@ class RawEngine:
             nothing of what was asked is not believed: the port counts as silent, with the reason
             ``unexpected-response``. Where a payload has room for it (`STEP_OWN`) each target gets
             an identifier of its own.
+        xdp: let Ethernet frames leave by AF_XDP, from the device's queue numbered as the shard;
+            where that cannot be had (`no_xdp`) they leave as without. Frames that a device drops
+            then count as sent, and captures on this machine do not show them.
 
     States and reasons: SYN-ACK is open (``syn-ack``), RST closed (``reset``); any ICMP error about
     a SYN is filtered with its reason, port unreachable too, as nmap has it; about UDP that one is
@@ -296,7 +299,11 @@ class RawEngine:
         further: Mapping[int, Sequence[tuple[bytes, Steps]]] | None = None,
         udp_fast: bool = False,
         policy: Policy | None = None,
+        xdp: bool = False,
     ) -> None: ...
+    @property
+    def no_xdp(self) -> Mapping[int, int]:
+        """Why links are not served by AF_XDP although asked for: index in ``links`` to errno."""
     @property
     def pending(self) -> int: ...
     @property

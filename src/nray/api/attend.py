@@ -74,10 +74,12 @@ def attend(
     allow_plaintext: bool,
     tls: NodeTlsFiles,
     policy: str | None = None,
+    xdp: bool = False,
 ) -> int:
     """Be a node until the scan is over; returns the exit status.
 
     Args:
+        xdp: send packets of its own making by AF_XDP, where a scan has such.
         policy: a file that says what this node will ever do. Read once; without a good one
             nothing starts.
 
@@ -103,6 +105,7 @@ def attend(
             processes=count,
             stay=stay,
             policy=keep_to,
+            xdp=xdp,
         )
         from nray.worker import privileges
 

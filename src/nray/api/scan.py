@@ -156,8 +156,11 @@ def settings_for(
     )
 
 
-def raw_net(made: Plan, settings: Settings) -> RawNet | None:
+def raw_net(made: Plan, settings: Settings, *, xdp: bool = False) -> RawNet | None:
     """What a scan by packets of its own needs of this machine; None for others.
+
+    Args:
+        xdp: let frames leave by AF_XDP where devices have queues for it.
 
     Raises:
         NoRight, NoRoute: it cannot be had. To be asked before files are made.
@@ -166,7 +169,7 @@ def raw_net(made: Plan, settings: Settings) -> RawNet | None:
         return None
     from nray.node.raw import net_for
 
-    return net_for(made.segments)
+    return net_for(made.segments, xdp=xdp)
 
 
 def payloads_for(made: Plan) -> Questions:

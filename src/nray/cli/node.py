@@ -68,6 +68,9 @@ from nray.cli.command import VERSION_MESSAGE, Command, Number
 @click.option(
     "--policy", metavar="F", help="What this node will ever scan, whatever its server says."
 )
+@click.option(
+    "--xdp", is_flag=True, help="In SYN scans: send by AF_XDP, faster, unseen by captures."
+)
 @click.option("--stay", is_flag=True, help="Wait for the next scan instead of ending with this.")
 @click.option(
     "--allow-plaintext",
@@ -100,6 +103,7 @@ def node(**options: Any) -> int:
         stay=options["stay"],
         allow_plaintext=options["allow_plaintext"],
         policy=options["policy"],
+        xdp=options["xdp"],
         tls=NodeTlsFiles(
             use=options["use_tls"],
             insecure=options["tls_insecure"],

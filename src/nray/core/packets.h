@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "frames.h"
 #include "sockets.h"
+#include "xdp.h"
 
 /* ── out ─────────────────────────────────────────────────────────────────────────────────── */
 
@@ -30,6 +31,8 @@ enum {
     NRAY_VIAS = 3,
     /* Room for what a network card has not fetched yet. */
     NRAY_SEND_BYTES = 4 << 20,
+    /* Interfaces that frames may leave by AF_XDP from; those beyond are served by AF_PACKET. */
+    NRAY_XDPS = 8,
 };
 
 typedef struct {
@@ -43,6 +46,9 @@ typedef struct {
         struct sockaddr_in6 v6;
     } to[NRAY_BATCH];
     uint8_t via[NRAY_BATCH];
+    int8_t by_xdp[NRAY_BATCH]; /* which of `xdps`, -1: none */
+    nray_xdp_t xdps[NRAY_XDPS];
+    int xdps_used;
     int bound; /* the packet socket serves one interface alone, and needs no address */
     uint8_t frames[NRAY_BATCH][NRAY_FRAME_MAX];
 } nray_batch_t;
@@ -82,6 +88,39 @@ static inline int nray_open_way(nray_batch_t *b, int via, int ifindex)
     return 0;
 }
 
+/* Has the frames of an interface leave by AF_XDP; 0 or an errno, and then they leave as before. */
+static inline int nray_open_xdp(nray_batch_t *b, int ifindex, uint32_t queue)
+{
+    int code;
+    if (b->xdps_used == NRAY_XDPS)
+        return ENOSPC;
+    code = nray_xdp_open(&b->xdps[b->xdps_used], ifindex, queue);
+    if (code == 0)
+        b->xdps_used++;
+    return code;
+}
+
+/* Whether frames were taken over that have not left. They are asked to. */
+static inline int nray_push_kept(nray_batch_t *b)
+{
+    int kept = 0;
+    for (int i = 0; i < b->xdps_used; i++) {
+        if (b->xdps[i].kept)
+            nray_xdp_push(&b->xdps[i]);
+        kept |= b->xdps[i].kept;
+    }
+    return kept;
+}
+
+static inline void nray_batch_close(nray_batch_t *b)
+{
+    for (int i = 0; i < NRAY_VIAS; i++)
+        if (b->fd[i] >= 0)
+            close(b->fd[i]);
+    for (int i = 0; i < b->xdps_used; i++)
+        nray_xdp_close(&b->xdps[i]);
+}
+
 /* Addresses frame i, of `size` bytes without its Ethernet header. */
 static inline void nray_address_frame(nray_batch_t *b, int i, int via, int ifindex,
                                       const uint8_t *target, size_t size)
@@ -90,7 +129,11 @@ static inline void nray_address_frame(nray_batch_t *b, int i, int via, int ifind
     b->via[i] = (uint8_t)via;
     m->msg_name = NULL;
     m->msg_namelen = 0;
+    b->by_xdp[i] = -1;
     if (via == NRAY_VIA_PACKET) {
+        for (int k = 0; k < b->xdps_used; k++)
+            if (b->xdps[k].ifindex == ifindex)
+                b->by_xdp[i] = (int8_t)k;
         b->parts[i].iov_base = b->frames[i];
         b->parts[i].iov_len = NRAY_ETHERNET + size;
         if (b->bound)
@@ -126,8 +169,10 @@ static inline void nray_address_frame(nray_batch_t *b, int i, int via, int ifind
 static inline int nray_send_batch(nray_batch_t *b, int from, int used)
 {
     int end = from + 1;
-    while (end < used && b->via[end] == b->via[from])
+    while (end < used && b->via[end] == b->via[from] && b->by_xdp[end] == b->by_xdp[from])
         end++;
+    if (b->by_xdp[from] >= 0)
+        return nray_xdp_send(&b->xdps[b->by_xdp[from]], b->parts + from, end - from);
     return sendmmsg(b->fd[b->via[from]], b->messages + from, (unsigned)(end - from),
                     MSG_DONTWAIT);
 }

@@ -71,6 +71,7 @@ cdef extern from "packets.h" nogil:
     ctypedef struct nray_batch_t:
         int fd[3]
         int bound
+        int xdps_used
         uint8_t frames[64][1600]
     ctypedef struct nray_ring_t:
         int fd
@@ -80,6 +81,9 @@ cdef extern from "packets.h" nogil:
     void nray_address_frame(nray_batch_t *b, int i, int via, int ifindex, const uint8_t *target,
                             size_t size)
     int nray_send_batch(nray_batch_t *b, int first, int used)
+    int nray_open_xdp(nray_batch_t *b, int ifindex, uint32_t queue)
+    int nray_push_kept(nray_batch_t *b)
+    void nray_batch_close(nray_batch_t *b)
     int nray_ring_open(nray_ring_t *r, int family, const sock_filter *filter, int length)
     void nray_ring_close(nray_ring_t *r)
     const uint8_t *nray_ring_next(nray_ring_t *r, size_t *size, int64_t *at_ns)
@@ -368,12 +372,13 @@ cdef class RawEngine(SliceBook):
     cdef bint news, wanted_told, carries
     cdef nray_answer_t carried
     cdef int64_t carried_at
+    cdef readonly dict no_xdp
 
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, bytes key not None,
                   int shard=0, int shards=1, links, routes, double tcp_timeout_s=1.0,
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
                   payloads=None, checks=None, further=None, bint udp_fast=False,
-                  Policy policy=None):
+                  Policy policy=None, bint xdp=False):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -415,6 +420,7 @@ cdef class RawEngine(SliceBook):
         self.set_links(links)
         self.set_routes(routes)
         self.open_all(control_fd)
+        self.no_xdp = self.open_xdps(shard) if xdp else {}
 
     def __dealloc__(self):
         cdef int i
@@ -422,14 +428,12 @@ cdef class RawEngine(SliceBook):
             for i in range(SLICES_MAX):
                 self.free_work(i)
         if self.batch != NULL:
-            for i in range(NRAY_VIAS):
-                if self.batch.fd[i] >= 0:
-                    close(self.batch.fd[i])
+            nray_batch_close(self.batch)
+            free(self.batch)
         for i in range(2):
             nray_ring_close(&self.rings[i])
         if self.epoll >= 0:
             close(self.epoll)
-        free(self.batch)
         free(self.works)
         free(self.opened)
         free(self.queue)
@@ -518,6 +522,16 @@ cdef class RawEngine(SliceBook):
                 raise OSError(errno, "the ring cannot be watched")
         if control_fd >= 0 and nray_watch(self.epoll, control_fd, EPOLLIN, TAG_CONTROL, 1) != 0:
             raise OSError(errno, "the control descriptor cannot be watched")
+
+    cdef dict open_xdps(self, uint32_t queue):
+        cdef int i, code
+        wrong = {}
+        for i in sorted({self.routes[i].link for i in range(self.routes_used)}):
+            if self.links[i].ethernet:
+                code = nray_open_xdp(self.batch, self.links[i].ifindex, queue)
+                if code:
+                    wrong[i] = code
+        return wrong
 
     # ── what Python sees ────────────────────────────────────────────────────────────────────
 
@@ -688,6 +702,8 @@ cdef class RawEngine(SliceBook):
             if self.batch_used:
                 wake = min(wake, self.stall_until)
                 busy = False
+            if self.batch.xdps_used and nray_push_kept(self.batch):
+                wake = min(wake, now + STALL_FIRST_NS)
             asked = monotonic_ns()
             drained = self.receive(0) and self.receive(1)
             if drained:

@@ -96,6 +96,7 @@ class NodeOptions:
         processes: worker processes.
         stay: wait for the next scan instead of ending with this one.
         policy: what this node will ever do, whatever the server says; None: all it is told.
+        xdp: send packets of its own making by AF_XDP, in scans that have such.
     """
 
     host: str
@@ -105,6 +106,7 @@ class NodeOptions:
     processes: int = 1
     stay: bool = False
     policy: Policy | None = None
+    xdp: bool = False
 
     @property
     def where(self) -> str:
@@ -361,7 +363,7 @@ class Node:
             log.info("back at %s as %s", self._options.where, registered.node_id)
             return self._scan
         self._forget_scan()
-        raw = net_for() if is_raw(registered.settings) else None
+        raw = net_for(xdp=self._options.xdp) if is_raw(registered.settings) else None
         scan = _Scan(
             registered.scan,
             self._fork_server,

@@ -86,6 +86,7 @@ def raw(
     key: bytes,
     links: list[LinkRow],
     routes: Sequence[RouteRow],
+    xdp: bool = False,
 ) -> protocol.Raw:
     """What worker ``index`` of so many needs to send packets of its own."""
     return protocol.Raw(
@@ -95,6 +96,7 @@ def raw(
         settings.retries,
         links,
         [_packed(route) for route in routes],
+        xdp,
     )
 
 

@@ -30,6 +30,8 @@ log = logging.getLogger("nray.node")
 #: Gateways that are asked for, where all that the tables name may be needed. A machine has one or
 #: two; one with a table of the whole internet some hundred.
 GATEWAYS_MAX = 1024
+#: linux/socket.h; Python's socket has no name for it.
+_AF_XDP = 44
 #: Networks that a sentence names.
 _NAMED_MAX = 4
 
@@ -62,21 +64,39 @@ def demand_right() -> None:
         ) from None
 
 
-def net_for(segments: Sequence[Segment] | None = None) -> RawNet:
+def demand_xdp() -> None:
+    """Raises NoRight where this kernel has no AF_XDP, with what to do without."""
+    try:
+        socket.socket(_AF_XDP, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        raise NoRight(
+            f"sending by AF_XDP is not possible on this machine: {error.strerror}",
+            "leave --xdp out: packets then leave by AF_PACKET, which every Linux has",
+        ) from error
+
+
+def net_for(segments: Sequence[Segment] | None = None, *, xdp: bool = False) -> RawNet:
     """What is needed to scan segments from here; None where they are not known yet.
 
+    Args:
+        xdp: let frames leave by AF_XDP where devices have queues for it.
+
     Raises:
-        NoRight: this user may not.
+        NoRight: this user may not, or the kernel cannot.
         NoRoute: none of the targets has a way.
         UserError: this machine does not tell its routes.
     """
     demand_right()
+    if xdp:
+        demand_xdp()
     routes = routes_of(read_snapshot())
     if segments is not None:
         routes = _for_segments(routes, segments)
     for note in routes.notes:
         log.warning("%s", note)
-    return RawNet(routes, PacketWire(routes.links), read_neighbours(), later=segments is None)
+    return RawNet(
+        routes, PacketWire(routes.links), read_neighbours(), later=segments is None, xdp=xdp
+    )
 
 
 def _for_segments(routes: Routes, segments: Sequence[Segment]) -> Routes:
@@ -118,12 +138,20 @@ class RawNet:
         known: the kernel's table of neighbours.
         later: targets are not known yet, `want` tells of them. Until then nobody is asked for a
             gateway, and workers wait: who scans this machine alone says nothing on its links.
+        xdp: workers are to send by AF_XDP.
     """
 
     def __init__(
-        self, routes: Routes, wire: Wire, known: Iterable[Neighbour], *, later: bool = False
+        self,
+        routes: Routes,
+        wire: Wire,
+        known: Iterable[Neighbour],
+        *,
+        later: bool = False,
+        xdp: bool = False,
     ) -> None:
         self.routes = routes
+        self.xdp = xdp
         self._wire = wire
         self._neighbours = Neighbours(routes.links, wire, known, self._tell)
         self._gateways: dict[Key, bytes | None] = {}

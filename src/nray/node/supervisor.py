@@ -141,6 +141,7 @@ class Supervisor:
         assert (raw is not None) == orders.is_raw(settings)
         self._raw = raw
         self._said_drops = False
+        self._noted: set[str] = set()
         if policy is not None:
             assert not any(each.configured for each in primed or ())
             settings = policy.restrict(settings)
@@ -272,7 +273,9 @@ class Supervisor:
             links, routes = await self._raw.rows()
             # A key of its own: what answers the packets of one that has died is not believed.
             key = secrets.token_bytes(RAW_KEY_BYTES)
-            raw = orders.raw(self._settings, index, self._processes, key, links, routes)
+            raw = orders.raw(
+                self._settings, index, self._processes, key, links, routes, self._raw.xdp
+            )
         return orders.configure(self._settings, index, self._processes, self._policy_order, raw)
 
     async def _pass_on(self, raw: RawNet) -> None:
@@ -337,6 +340,8 @@ class Supervisor:
             case protocol.Wonder(wanted):
                 assert self._raw is not None
                 self._raw.ask(wanted)
+            case protocol.Note(text):
+                self._note(text)
             case protocol.Unfit(why):
                 raise WorkersFail(f"workers cannot scan as they are told: {why}")
             case protocol.Found(lease, hits, done, counts, errors, sent, drops):
@@ -381,6 +386,12 @@ class Supervisor:
                 "answers were lost on this machine, which reads them slower than they come; what"
                 " is lost in every try looks filtered: a lower rate helps, or more retries"
             )
+
+    def _note(self, text: str) -> None:
+        # Workers that begin again have the same to say.
+        if text not in self._noted:
+            self._noted.add(text)
+            log.warning("%s", text)
 
     def _is_guilty(self, lease: LeaseLike) -> bool:
         return self._deaths.get(lease.lease, 0) >= DEATHS_MAX

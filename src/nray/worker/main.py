@@ -7,6 +7,7 @@ dying.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -17,6 +18,7 @@ from nray.worker.protocol import (
     Configure,
     Found,
     Neighbours,
+    Note,
     Pause,
     Policy,
     Raw,
@@ -113,7 +115,7 @@ class Worker:
                 policy=_policy(told.policy),
             )
         try:
-            return _core.RawEngine(
+            engine = _core.RawEngine(
                 self._bucket,
                 control_fd=self._control.fileno(),
                 key=told.raw.key,
@@ -131,9 +133,13 @@ class Worker:
                 further=told.further,
                 udp_fast=told.udp_fast,
                 policy=_policy(told.policy),
+                xdp=told.raw.xdp,
             )
         except OSError as error:
             raise _CannotScan(f"sockets for packets of its own: {error}") from error
+        for link, code in engine.no_xdp.items():
+            self._control.sendall(pack(Note(_without_xdp(told.raw, link, code))))
+        return engine
 
     def _add(self, work: Slice) -> None:
         assert self._engine is not None
@@ -178,6 +184,18 @@ def _policy(told: Policy | None) -> _core.Policy | None:
         return None
     refused = _core.Exclusions(range_pairs(told.refused4, 4), range_pairs(told.refused6, 16))
     return _core.Policy(refused, told.ports)
+
+
+def _without_xdp(told: Raw, link: int, code: int) -> str:
+    """Why a link is not served by AF_XDP; each of a device's queues serves one process alone."""
+    name = told.links[link][1]
+    if code == errno.EINVAL and told.shard:
+        why = "the device has no more queues"
+    elif code == errno.EBUSY:
+        why = "another program has the device's queue"
+    else:
+        why = os.strerror(code)
+    return f"process {told.shard + 1} of {told.shards} sends over {name} without AF_XDP: {why}"
 
 
 def _routes(told: Raw) -> list[tuple[int, int, int, int, bytes, bytes]]:

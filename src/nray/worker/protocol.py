@@ -54,6 +54,7 @@ class Raw(msgspec.Struct, frozen=True, array_like=True):
     retries: int
     links: list[tuple[int, str, bool, bytes, int]]
     routes: list[tuple[int, bytes, bytes, int, bytes, bytes]]
+    xdp: bool = False
 
 
 class Configure(_Message, frozen=True, tag="configure"):
@@ -124,6 +125,12 @@ class Unfit(_Message, frozen=True, tag="unfit"):
     why: str
 
 
+class Note(_Message, frozen=True, tag="note"):
+    """From a worker: what the node's user should know."""
+
+    text: str
+
+
 class Want(_Message, frozen=True, tag="want"):
     """From a worker: so many slices more, please (beyond the first `SLICES_AHEAD`)."""
 
@@ -156,7 +163,7 @@ class Started(_Message, frozen=True, tag="started"):
 
 
 ToWorker = Configure | Space | Slice | Pause | Neighbours
-FromWorker = Want | Found | Alive | Started | Wonder | Unfit
+FromWorker = Want | Found | Alive | Started | Wonder | Unfit | Note
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
