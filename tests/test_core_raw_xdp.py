@@ -67,7 +67,7 @@ def test_the_frames_are_those_of_the_other_way(tap: FarEnd, version: int) -> Non
 @VERSIONS
 def test_more_frames_than_the_ring_holds_leave_once_each(tap: FarEnd, version: int) -> None:
     where = hosts(version, 5, *range(1, 1001))
-    engine = tap.engine(xdp=True, retries=1)
+    engine = tap.engine(xdp=True, tcp_timeout_s=30)
     drive = Drive(engine)
     probes = tap.start(drive, where)
     assert len(probes) == len({target_of(probe) for probe in probes}) == where.total == 5000
