@@ -52,6 +52,7 @@ WORDS = st.lists(TEXT.filter(str.strip), max_size=4, unique=True).map(tuple)
 BY_KIND: dict[type, st.SearchStrategy[Any]] = {
     kinds.Bool: st.booleans(),
     kinds.AutoInt: st.integers(0, 1024),
+    kinds.Discovery: st.sampled_from(["none", "ping", "arp", "auto", "syn:80,443"]),
     kinds.Rate: st.just(0.0) | st.floats(1e-9, 1e18),
     kinds.Duration: SECONDS,
     kinds.Text: TEXT,

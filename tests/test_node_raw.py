@@ -247,7 +247,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with the tables above, whose user may do all."""
     monkeypatch.setattr(raw, "read_snapshot", tables)
     monkeypatch.setattr(raw, "read_neighbours", list)
-    monkeypatch.setattr(raw, "demand_right", lambda: None)
+    monkeypatch.setattr(raw, "demand_right", lambda **_: None)
 
 
 @pytest.mark.usefixtures("here")
@@ -309,7 +309,7 @@ async def test_a_node_without_the_right_tells_its_server_and_ends() -> None:
         async with site() as made:
             server = await made.accept()
             register = await server.let_in(settings=SYN)
-            assert register.methods == ("connect", "syn")
+            assert register.methods == ("connect", "syn", "discovery")
             bye = await server.hear(Bye)
             assert "CAP_NET_RAW" in bye.detail
             await made.ended()

@@ -16,6 +16,11 @@ class Space:
         ports: (protocol 6 or 17, port 1 to 65535) pairs; (1, 0) is an echo request, ICMP or
             ICMPv6 as the address has it, for `RawEngine` alone.
         key: 16 bytes or more; decides the order.
+        search: 0 for the ports themselves. Else hosts are looked for: any answer ends its probe as
+            open, and nothing else makes a hit. 1: by what answers; 2: on the local link by its
+            address resolution, and only beyond it by probes; 3: on the local link alone. 2 and 3
+            are for `RawEngine`, their reasons ``arp-response`` and ``nd-response``; to 3 its own
+            addresses are there (``localhost-response``), others are errors (``not-on-link``).
 
     Raises:
         OverflowError: more than 2**63 probes.
@@ -35,6 +40,7 @@ class Space:
         names: int,
         ports: Sequence[tuple[int, int]],
         key: bytes,
+        search: int = 0,
     ) -> None: ...
     def index(self, position: int) -> int:
         """Index of the probe at a position. Raises IndexError outside of the space."""

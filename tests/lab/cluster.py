@@ -98,9 +98,12 @@ class Cluster:
         return process
 
     def start_server(
-        self, targets: Mapping[str, Any], scanner: Mapping[str, Any]
+        self,
+        targets: Mapping[str, Any],
+        scanner: Mapping[str, Any],
+        more: Mapping[str, Any] | None = None,
     ) -> subprocess.Popen[Any]:
-        path = configuration(self._directory, self._credentials, targets, scanner)
+        path = configuration(self._directory, self._credentials, targets, scanner, more)
         return self._start("server", server_command(path))
 
     def start_node(self, name: str, *more: str) -> subprocess.Popen[Any]:

@@ -67,15 +67,14 @@ def begin(
         generation=ledger.generation if ledger else 0,
     )
     for segment in plan.segments:
-        scheduler.add_segment(segment)
-    scheduler.end_segments()
+        scheduler.add_segment(segment, discovery=bool(segment.search))
     if ledger is not None:
         restore(scheduler, ledger)
     node = scheduler.join(NODE_ID, 0, processes)
     done_before = sum(pool.done for pool in scheduler.pools)
     begun = Begun(plan, settings, scheduler, node, primed, time.monotonic(), done_before)
     fork_server.set_rate(settings.ratelimit)
-    if orders.may_prime(plan.segments) and not orders.is_raw(settings):
+    if orders.may_prime(plan.segments) and not orders.needs_raw(settings):
         leases = _first_leases(begun, PRIMED_MOST * processes)
         orders.prime(primed, settings, {each.id: each for each in plan.segments}, leases)
     return begun

@@ -23,8 +23,10 @@ from nray.node.orders import is_raw
 from nray.node.raw import RawNet
 from nray.node.supervisor import Outcome, Supervisor
 from nray.server.books import Books, entries_of, now_ms, open_books
+from nray.server.discovery import Search
 from nray.server.scheduler import Tally
-from nray.server.summary import exit_status, status_line, summary_lines, totals
+from nray.server.summary import exit_status, standing, status_line, summary_lines, totals
+from nray.targets.segment import Segment
 from nray.worker.forkserver import ForkServer
 
 log = logging.getLogger("nray.scan")
@@ -41,7 +43,7 @@ class ScanResult:
     Attributes:
         exit_status: 0 complete, 3 not everything could be covered, 130 interrupted.
         tally: how the probes ended.
-        probes: how many were done, of ``total``.
+        probes: how many were done, of ``total`` that are known; without those of discovery.
         seconds: from the first lease to the last finding.
         summary: the same for people.
     """
@@ -58,6 +60,9 @@ class _Office:
     """The scheduler, as the supervisor sees it."""
 
     def __init__(self, begun: Begun, books: Books, node: NodeSeen) -> None:
+        self.segments = list(begun.plan.segments)
+        self._supervisor: Supervisor | None = None
+        self._search = Search(self.segments, begun.scheduler, books, self._added)
         self._scheduler = begun.scheduler
         self._node = begun.node
         self._books = books
@@ -65,6 +70,27 @@ class _Office:
         self._kick = trio.Event()
         self.finished = trio.Event()
         books.submit([node])
+
+    def serve(self, supervisor: Supervisor) -> None:
+        """Whom it is the office of, before that runs."""
+        self._supervisor = supervisor
+        for segment in self.segments:
+            supervisor.add_segment(segment)
+        self._search.begin()
+        self._finish_if_done()
+
+    def _added(self, segments: Sequence[Segment]) -> None:
+        """The scan's space has grown, or will grow no more."""
+        assert self._supervisor is not None
+        for segment in segments:
+            self.segments.append(segment)
+            self._supervisor.add_segment(segment)
+        self._finish_if_done()
+        self._kick.set()
+
+    def _finish_if_done(self) -> None:
+        if self._scheduler.finished:
+            self.finished.set()
 
     def want(self, leases: int) -> None:
         self._scheduler.want(self._node, leases)
@@ -82,8 +108,8 @@ class _Office:
         )
         assert taken is not None, "one node, so a slice is open until it has ended it"
         self._books.submit(entries_of(taken, outcome.counts, outcome.errors, self._seen.node))
-        if self._scheduler.finished:
-            self.finished.set()
+        self._search.take(taken)
+        self._finish_if_done()
 
     async def lease_to(self, supervisor: Supervisor) -> None:
         """Give the supervisor what it wants, as it comes."""
@@ -129,10 +155,7 @@ async def scan_here(
         supervisor = Supervisor(
             fork_server, settings, len(begun.primed), office, primed=begun.primed, raw=raw
         )
-        if scheduler.finished:  # there was nothing left to do
-            office.finished.set()
-        for segment in plan.segments:
-            supervisor.add_segment(segment)
+        office.serve(supervisor)
 
         async def watch_signals() -> None:
             nonlocal interrupted
@@ -157,13 +180,14 @@ async def scan_here(
         seconds = time.monotonic() - begun.begun_at
         if scheduler.finished:
             books.finish()
+    probes, total = standing(scheduler)
     return ScanResult(
         exit_status=EXIT_INTERRUPTED if interrupted else exit_status(scheduler),
         tally=totals(scheduler),
-        probes=sum(pool.done for pool in scheduler.pools),
-        total=plan.probes,
+        probes=probes,
+        total=total,
         seconds=seconds,
-        summary=summary_lines(scheduler, seconds, begun.done_before),
+        summary=summary_lines(scheduler, seconds, begun.done_before, office.segments),
     )
 
 

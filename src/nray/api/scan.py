@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from nray import UserError
 from nray.api.workers import start_fork_server
-from nray.node.orders import METHODS, is_raw
+from nray.node.orders import METHODS, is_raw, needs_raw
+from nray.targets.discovery import sends_pings, unfollowed
 from nray.targets.plan import Plan, plan
 from nray.targets.ports import UDP
 from nray.targets.udp import Questions
@@ -59,6 +60,7 @@ def scan(
     rate: float = 0.0,
     method: Literal["connect", "syn"] = "connect",
     retries: int = 1,
+    discovery: str = "none",
     exclude: str | Iterable[str] = (),
     show: Sequence[str] = (),
     seed: int | None = None,
@@ -78,6 +80,9 @@ def scan(
         rate: probes started each second; 0 for no limit.
         method: how TCP ports are probed; ``syn`` needs the right to raw sockets.
         retries: with ``syn``, how often silent ports are probed again, at most 10.
+        discovery: how hosts are looked for first, so that ports are probed of those alone that
+            are there: ``none``, ``ping``, ``arp``, ``auto`` or ``syn:80,443``; ``ping``, ``arp``
+            and ``auto`` need the right to raw sockets.
         exclude: never probed, whatever the targets say.
         show: states that make events besides open.
         seed: decides the order of probes.
@@ -94,6 +99,7 @@ def scan(
         exclude=exclude,
         seed=seed,
         permission=permission,
+        discovery=discovery,
     )
     events: list[Event] = []
     take = on_event or events.append
@@ -112,6 +118,7 @@ def scan(
         method=method,
         retries=retries,
         payloads=payloads_for(made),
+        pings=sends_pings(discovery),
     )
     result = run(made, settings, sinks, processes)
     return Scanned(events, result.exit_status == 0, result.summary)
@@ -127,11 +134,13 @@ def settings_for(
     method: str = "connect",
     retries: int = 1,
     payloads: Questions | None = None,
+    pings: bool = False,
 ) -> Settings:
     """How a scan without a configuration file scans; times in seconds.
 
     Args:
         payloads: what UDP ports are asked, as of `payloads_for`.
+        pings: hosts are looked for by echo requests or ARP.
 
     Raises:
         UserError: there is no such method, or so many retries are not to be had.
@@ -153,6 +162,7 @@ def settings_for(
         states=tuple(state for state in show if state != "open"),
         tcp_method=method,
         retries=retries,
+        pings=pings,
     )
 
 
@@ -165,11 +175,11 @@ def raw_net(made: Plan, settings: Settings, *, xdp: bool = False) -> RawNet | No
     Raises:
         NoRight, NoRoute: it cannot be had. To be asked before files are made.
     """
-    if not is_raw(settings):
+    if not needs_raw(settings):
         return None
     from nray.node.raw import net_for
 
-    return net_for(made.segments, xdp=xdp)
+    return net_for(made.segments, xdp=xdp, hosts_alone=not is_raw(settings))
 
 
 def payloads_for(made: Plan) -> Questions:
@@ -177,7 +187,8 @@ def payloads_for(made: Plan) -> Questions:
 
     A scan of TCP ports alone does not pay for the import of the table.
     """
-    ports = {number for each in made.segments for protocol, number in each.ports if protocol == UDP}
+    services = {service for each in made.segments for service in each.wanted}
+    ports = {number for protocol, number in services if protocol == UDP}
     if not ports:
         return Questions({}, {}, {})
     from nray.targets.udp import table
@@ -227,7 +238,7 @@ def run(
             kept = ledger or MemoryLedger(
                 scan="",
                 segments=[(segment.id, b"") for segment in made.segments],
-                ended=True,
+                ended=not unfollowed(made.segments),
                 release={port.sink.name for port in ports},
             )
             return await scan_here(

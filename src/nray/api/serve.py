@@ -34,6 +34,7 @@ from nray.events.model import SCANTYPES, SCANTYPES_SYN
 from nray.ledger.memory import MemoryLedger
 from nray.node.bounds import TIMEOUT_MS_MAX
 from nray.node.orders import is_raw
+from nray.targets.discovery import sends_pings, unfollowed
 from nray.targets.plan import Plan, plan
 from nray.targets.segment import Segment
 from nray.targets.udp import table
@@ -154,7 +155,7 @@ def _memory(config: Config, name: str, made: Plan) -> MemoryLedger:
     return MemoryLedger(
         scan=secrets.token_hex(8),
         segments=[(segment.id, segment.pack()) for segment in made.segments],
-        ended=True,
+        ended=not unfollowed(made.segments),
         release={port.sink.name for port in _sinks(config, name, None)},
     )
 
@@ -174,7 +175,7 @@ def _tell_finished(ledger: Ledger, made: Plan, path: str) -> int:
 
     scheduler = Scheduler(pools=max(ledger.pools(), default=0) + 1)
     for segment in made.segments:
-        scheduler.add_segment(segment)
+        scheduler.add_segment(segment, discovery=bool(segment.search))
     scheduler.end_segments()
     restore(scheduler, ledger)
     log.info("%s: the scan is finished, nothing is left to do: %s", path, found(scheduler))
@@ -197,6 +198,7 @@ def plan_of(config: Config) -> Plan:
         permission=standard.i_have_permission,
         include_reserved=standard.include_reserved,
         udp_only=_fast_ports(config) if config.scannerconfig.udp.fast else None,
+        discovery=config.scannerconfig.discovery,
     )
 
 
@@ -228,6 +230,7 @@ def settings_of(config: Config, seed: int) -> Settings:
         states=tuple(sorted(states - {"open"})),
         tcp_method=scanner.tcp.method,
         retries=scanner.tcp.retries,
+        pings=sends_pings(scanner.discovery),
     )
 
 
@@ -353,7 +356,7 @@ def _run(
     server = loop.run(main)
     begun = server.first_lease_at
     seconds = time.monotonic() - begun if begun is not None else 0.0
-    for line in summary_lines(server.scheduler, seconds, server.done_before):
+    for line in summary_lines(server.scheduler, seconds, server.done_before, server.segments):
         print(line, file=sys.stderr)
     return EXIT_INTERRUPTED if server.interrupted else exit_status(server.scheduler)
 
@@ -394,6 +397,12 @@ def _announce(config: Config, made: Plan, listeners: Sequence[trio.SocketListene
         f", in each of {config.pools} pools" if config.pools > 1 else "",
         made.seed,
     )
+    if made.searches:
+        log.info(
+            "hosts are looked for first (%s), by %s probes at most; the others are of those found",
+            config.scannerconfig.discovery,
+            f"{made.searches:,}",
+        )
 
 
 def _name(listener: trio.SocketListener) -> str:

@@ -12,6 +12,7 @@ from nray.config.reader import loads
 from nray.ledger.ledger import Account
 from nray.ledger.sqlite import SqliteAccount
 from nray.server.refusals import by_node, others
+from nray.targets.discovery import searched_hosts
 from nray.targets.segment import Segment
 
 #: Gaps in what is done that are told one by one.
@@ -35,7 +36,6 @@ def standing_lines(path: str) -> list[str]:
 
 def _lines(account: Account, origin: Origin, path: str) -> list[str]:
     segments = [Segment.unpack(body) for _, body in account.segments()]
-    total = sum(segment.probes for segment in segments)
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.created_ms / 1000))
     lines = [
         f"scan {account.scan}, begun {begun} by nray {origin.kind}",
@@ -43,7 +43,11 @@ def _lines(account: Account, origin: Origin, path: str) -> list[str]:
     ]
     pools = account.pools() or [0]
     for pool in pools:
-        lines += _pool_lines(account, pool, segments, total)
+        lines += _pool_lines(account, pool, segments)
+    looked_for, there = searched_hosts(segments)
+    if looked_for:
+        so_far = "" if account.segments_ended else " so far"
+        lines.append(f"{looked_for} hosts looked for, {there} up{so_far}; only those are scanned")
     nodes = account.nodes()
     if nodes and origin.kind == "server":
         names = ", ".join(f"{node.node_id} ({node.name})" for node in nodes)
@@ -86,28 +90,41 @@ def _how_to_go_on(origin: Origin, path: str) -> str:
     return "go on with it by: nray server -c FILE --resume"
 
 
-def _pool_lines(account: Account, pool: int, segments: list[Segment], total: int) -> list[str]:
-    done = 0
+def _pool_lines(account: Account, pool: int, segments: list[Segment]) -> list[str]:
+    lines: list[str] = []
     gaps: list[str] = []
     gap_count = 0
+    for discovery in (False, True):
+        of = [segment for segment in segments if bool(segment.search) == discovery]
+        if of or not discovery:
+            lines += _sum_lines(account, pool, of, discovery)
     for segment in segments:
         intervals = account.done(pool, segment.id)
-        done += intervals.total
         for start, end in intervals.gaps(segment.probes):
             gap_count += 1
             if len(gaps) < GAPS_TOLD_MAX:
                 gaps.append(f"{segment.id}:{start}-{end - 1}")
+    if gaps:
+        more = f" and {gap_count - len(gaps)} more" if gap_count > len(gaps) else ""
+        lines.append(f"  missing, as segment:positions: {', '.join(gaps)}{more}")
+    return lines
+
+
+def _sum_lines(account: Account, pool: int, of: list[Segment], discovery: bool) -> list[str]:
+    """What is done of a pool's discovery, or of its scan itself, and how it ended."""
+    done = sum(account.done(pool, segment.id).total for segment in of)
+    total = sum(segment.probes for segment in of)
     share = 100 * done / total if total else 100.0
-    lines = [f"pool {pool}: {done} of {total} probes done ({share:.1f} %), {total - done} missing"]
-    counts = account.tally(pool)
+    kind = "probes of discovery" if discovery else "probes"
+    lines = [f"pool {pool}: {done} of {total} {kind} done ({share:.1f} %), {total - done} missing"]
+    counts = account.tally(pool, discovery)
     told = [f"{count} {state}" for state, count in zip(STATES, counts, strict=False) if count]
-    lines.append(f"  hits {account.hits(pool)}" + (f"; {', '.join(told)}" if told else ""))
-    errors = account.errors(pool)
+    hits = "answers" if discovery else "hits"
+    found = account.hits(pool, discovery)
+    lines.append(f"  {hits} {found}" + (f"; {', '.join(told)}" if told else ""))
+    errors = account.errors(pool, discovery)
     for name, count in sorted(by_node(errors).items()):
         lines.append(f"  refused: {count} (policy of node {name})")
     for reason, count in sorted(others(errors).items()):
         lines.append(f"  not sent: {count} ({reason})")
-    if gaps:
-        more = f" and {gap_count - len(gaps)} more" if gap_count > len(gaps) else ""
-        lines.append(f"  missing, as segment:positions: {', '.join(gaps)}{more}")
     return lines

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nray import UserError
+from nray.targets.discovery import unfollowed
 from nray.targets.plan import Plan
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
@@ -89,7 +90,7 @@ def create_state(path: str, origin: Origin, made: Plan) -> SqliteLedger:
         scan=secrets.token_hex(8),
         settings=pack_origin(origin),
         segments=[(segment.id, segment.pack()) for segment in made.segments],
-        ended=True,
+        ended=not unfollowed(made.segments),
         replace_finished=True,
     )
 
@@ -149,12 +150,15 @@ def demand_same_config(before: str, now: str, path: str, name: str) -> None:
 def plan_of_segments(segments: Iterable[Segment], seed: int = 0) -> Plan:
     """A plan from what a ledger holds; what was excluded is subtracted already."""
     parts = tuple(segments)
+    first = [segment for segment in parts if segment.after < 0]
+    wanted = [len(segment.wanted) for segment in first]
     return Plan(
         segments=parts,
         warnings=(),
-        hosts=sum(segment.hosts for segment in parts),
-        ports=max((len(segment.ports) for segment in parts), default=0),
-        probes=sum(segment.probes for segment in parts),
+        hosts=sum(segment.hosts for segment in first),
+        ports=max(wanted, default=0),
+        probes=sum(segment.hosts * ports for segment, ports in zip(first, wanted, strict=True)),
         excluded=0,
         seed=seed,
+        searches=sum(segment.probes for segment in parts if segment.search),
     )

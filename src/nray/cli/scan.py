@@ -69,6 +69,20 @@ class Timeout(click.ParamType):  # type: ignore[type-arg]
         return seconds
 
 
+class Discovery(click.ParamType):  # type: ignore[type-arg]
+    """How hosts are looked for, as in configuration files."""
+
+    name = "how"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from nray.config.discovery import DiscoveryError, format_discovery, parse_discovery
+
+        try:
+            return format_discovery(*parse_discovery(value))
+        except DiscoveryError as error:
+            self.fail(f"{value[:60]!r} is no way to look for hosts: {error}", param, ctx)
+
+
 class States(click.ParamType):  # type: ignore[type-arg]
     """Names of states, commas between; without ``open``."""
 
@@ -115,10 +129,18 @@ class States(click.ParamType):  # type: ignore[type-arg]
     help="Probe TCP ports by SYNs alone, made by nray; needs the right to raw sockets.",
 )
 @click.option(
+    "--discovery",
+    type=Discovery(),
+    metavar="HOW",
+    default="none",
+    show_default=True,
+    help="Find hosts first, and scan those: ping, arp, auto or syn:80,443.",
+)
+@click.option(
     "--retries",
     type=Number("a number of retries", 0, RETRIES_MAX),
     metavar="N",
-    help="With --syn: probe silent ports N times more. [default: 1]",
+    help="With --syn, and with pings: probe what is silent N times more. [default: 1]",
 )
 @click.option("--xdp", is_flag=True, help="With --syn: send by AF_XDP, faster, unseen by captures.")
 @click.option("-o", "--output", metavar="FILE", help="Also write events to FILE, a line each.")
@@ -195,6 +217,7 @@ def scan(**options: Any) -> int:
       nray scan -t 198.18.0.0/20,scan.example.org -p top100 --rate 2000
       nray scan -t 198.18.0.0/16 -p 80,443 --exclude 198.18.7.0/24 -o out.json
       nray scan -t 198.18.0.0/16 -p 80,443 --syn --rate 100000
+      nray scan -t 198.18.0.0/16 -p top100 --syn --discovery auto
       nray scan -t 198.18.0.0/30 -p U:53,T:80 --list
       nray scan -t 198.18.0.0/16 -p all -o out.json --state scan.state
       nray scan --resume scan.state
@@ -229,6 +252,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         permission=options["permission"],
         include_reserved=options["include_reserved"],
         listing=options["list_"],
+        discovery=options["discovery"],
     )
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -238,7 +262,8 @@ def _plan(options: dict[str, Any]) -> Plan:
 #: Options that a scan which is resumed has from its beginning.
 SETTLED = (
     "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
-    "syn", "retries", "rate", "show", "seed", "state", "list_", "permission", "include_reserved",
+    "syn", "discovery", "retries", "rate", "show", "seed", "state", "list_", "permission",
+    "include_reserved",
 )  # fmt: skip
 
 
@@ -248,7 +273,7 @@ def _is_given(value: object) -> bool:
 
 def check_usage(options: dict[str, Any]) -> None:
     if options["resume"]:
-        given = [name for name in SETTLED if _is_given(options[name])]
+        given = [name for name in SETTLED if _is_given(options[name]) and options[name] != "none"]
         if given:
             flag = "--" + given[0].rstrip("_").replace("_", "-")
             raise click.UsageError(f"{flag} is settled: --resume goes on as the scan was begun")
@@ -259,7 +284,8 @@ def check_usage(options: dict[str, Any]) -> None:
         raise click.UsageError("no ports are given (-p/--ports)")
     if options["count"] and not options["list_"]:
         raise click.BadOptionUsage("count", "--count goes with --list")
-    if options["retries"] is not None and not options["syn"]:
+    pings = options["discovery"] in ("ping", "arp", "auto")
+    if options["retries"] is not None and not (options["syn"] or pings):
         raise click.BadOptionUsage("retries", "--retries goes with --syn: else the kernel tries")
     if options["xdp"] and not options["syn"]:
         raise click.BadOptionUsage("xdp", "--xdp goes with --syn: else the kernel sends")
@@ -269,6 +295,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
     """A new scan."""
     from nray.api.scan import payloads_for, raw_net, settings_for
     from nray.api.state import Origin, create_state, forget
+    from nray.targets.discovery import sends_pings
 
     streams.demand_output()
     settings = settings_for(
@@ -280,6 +307,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],
         payloads=payloads_for(made),
+        pings=sends_pings(options["discovery"]),
     )
     # What cannot be had is told before files are made.
     raw = raw_net(made, settings, xdp=options["xdp"])
@@ -409,7 +437,15 @@ def _list(made: Plan, *, totals: bool) -> int:
             f"hosts {made.hosts}\nports {made.ports}\nprobes {made.probes}\n"
             f"excluded {made.excluded}"
         )
+        if made.searches:
+            print(f"discovery {made.searches}")
         return 0
+    if made.searches:
+        print(
+            f"this is how hosts are looked for first; then {made.ports} ports of each that is"
+            f" found, {made.probes} probes at most",
+            file=sys.stderr,
+        )
     try:
         for segment in made.segments:
             for start in range(0, segment.probes, LIST_CHUNK):

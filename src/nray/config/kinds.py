@@ -12,6 +12,7 @@ import re
 import unicodedata
 from typing import Any, ClassVar
 
+from nray.config.discovery import DiscoveryError, format_discovery, parse_discovery
 from nray.config.durations import DurationError, format_duration, parse_duration
 from nray.config.errors import Wrong, quoted
 from nray.config.nodes import Mapping, Node, Scalar, Sequence, describe
@@ -220,6 +221,19 @@ class Choice(Text):
         near = difflib.get_close_matches(text[:40], self._words, 1)
         mean = f" (did you mean {near[0]}?)" if near else ""
         raise Wrong(f"{describe(node)} is not known here", f"write {self.name}{mean}")
+
+
+class Discovery(Text):
+    """How hosts are looked for; held as it is written out again."""
+
+    name = "none, ping, arp, auto or syn:PORTS"
+
+    def read(self, node: Node) -> str:
+        text = super().read(node)
+        try:
+            return format_discovery(*parse_discovery(text))
+        except DiscoveryError as error:
+            raise Wrong(f"{describe(node)} is no way to look for hosts", str(error)) from None
 
 
 class ListOf(Kind):
@@ -450,6 +464,7 @@ DURATION = Duration()
 SECONDS = Duration(bare_seconds=True, write_bare=True)
 DURATION_OR_SECONDS = Duration(bare_seconds=True)
 RATE = Rate()
+DISCOVERY = Discovery()
 PAYLOAD = Payload()
 PAYLOADS = Payloads()
 FILTER = Filter()

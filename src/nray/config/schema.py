@@ -183,6 +183,7 @@ class ScannerConfig(Section, frozen=True, kw_only=True):
     workers: Annotated[int, Key("workers", kinds.COUNT_OR_AUTO)] = 0
     processes: Annotated[int, Key("processes", kinds.PROCESSES)] = 0
     ratelimit: Annotated[float, Key("ratelimit", kinds.RATE)] = 0.0
+    discovery: Annotated[str, Key("discovery", kinds.DISCOVERY)] = "none"
     tcp: Annotated[Tcp, Key("tcp")] = Tcp()
     udp: Annotated[Udp, Key("udp")] = Udp()
     zgrab2: Annotated[Zgrab2, Key("zgrab2")] = Zgrab2()

@@ -264,6 +264,7 @@ cdef class Engine(SliceBook):
         """
         self.check_slice(start, count, space, False)
         cdef int32_t i = self.new_slice(lease, start, count)
+        self.slices[i].search = space.s.search
         self.kept[i] = (space, exclusions)
         self.queue.append(i)
 

@@ -48,6 +48,12 @@ cdef enum:
     REASON_ECHO_REPLY = 27
     # a datagram that answers nothing that was asked
     REASON_UNEXPECTED = 28
+    # of hosts that are looked for
+    REASON_ARP_RESPONSE = 29
+    REASON_ND_RESPONSE = 30
+    REASON_LOCALHOST = 31
+    # what this machine could not do, again
+    REASON_OFF_LINK = 32
 
 REASONS = (
     "", "syn-ack", "conn-refused", "reset", "no-response", "udp-response",
@@ -56,7 +62,8 @@ REASONS = (
     "time-exceeded", "param-problem", "no-route", "beyond-scope", "reject-route",
     "out-of-descriptors", "out-of-buffers", "out-of-local-ports", "no-route-from-here",
     "forbidden-here", "local-error", "connects-to-itself", "name-not-resolved",
-    "echo-reply", "unexpected-response",
+    "echo-reply", "unexpected-response", "arp-response", "nd-response", "localhost-response",
+    "not-on-link",
 )
 
 # One hit as it travels: little-endian on every machine that Linux and CPython are common on

@@ -163,6 +163,7 @@ cdef struct work_t:         # of a slice, beside its slice_t
 
 cdef struct link_t:
     int ifindex
+    uint8_t loopback
     uint8_t ethernet
     uint8_t mac[6]
     uint32_t mtu
@@ -452,6 +453,7 @@ cdef class RawEngine(SliceBook):
             if ifindex <= 0 or len(mac) != (6 if ethernet else 0) or mtu < 100:
                 raise ValueError(f"interface {name}: index, link-layer address or MTU is wrong")
             link.ifindex = ifindex
+            link.loopback = name == "lo"
             link.ethernet = bool(ethernet)
             memcpy(link.mac, <const char *><bytes>mac, len(mac))
             link.mtu = mtu
@@ -541,6 +543,7 @@ cdef class RawEngine(SliceBook):
         if count > RAW_SLICE_MAX:
             raise ValueError(f"a slice of the raw engine has at most {RAW_SLICE_MAX} probes")
         cdef int32_t i = self.new_slice(lease, start, count)
+        self.slices[i].search = space.s.search
         self.kept[i] = (space, exclusions)
         self.enqueue(i, space, exclusions)
 
@@ -858,6 +861,7 @@ cdef class RawEngine(SliceBook):
         cdef uint64_t sum = 0, cookie
         cdef uint16_t sport
         cdef int k, why
+        cdef uint8_t search = self.slices[item.slice].search
         self.locate(item, &probe, &position)
         why = self.left_out(self.works[item.slice].excluded, &probe)
         if why >= 0:
@@ -867,6 +871,12 @@ cdef class RawEngine(SliceBook):
         route = self.route_to(&probe)
         if route == NULL:
             self.record(item, &probe, position, STATE_ERROR, REASON_UNREACHABLE_HERE, 0, 0)
+            return
+        if search == SEARCH_LINK and not route.direct:
+            if self.links[route.link].loopback:
+                self.record(item, &probe, position, STATE_OPEN, REASON_LOCALHOST, 0, 0)
+            else:
+                self.record(item, &probe, position, STATE_ERROR, REASON_OFF_LINK, 0, 0)
             return
         if route.direct:
             neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
@@ -882,9 +892,15 @@ cdef class RawEngine(SliceBook):
                     neighbour.since = now
                     self.neighbours_untold += 1
                     self.wanted_told = False
+                    if search >= SEARCH_NEAR:
+                        self.turn_taken = False     # to ask is all that is sent
                 self.works[item.slice].outside += 1
                 self.held[self.held_used] = item[0]
                 self.held_used += 1
+                return
+            if search >= SEARCH_NEAR:
+                self.record(item, &probe, position, STATE_OPEN,
+                            REASON_ARP_RESPONSE if probe.family == 4 else REASON_ND_RESPONSE, 0, 0)
                 return
             next_mac = neighbour.mac
         sport = nray_source_port(&self.key, probe.family, probe.addr, probe.port, self.port_first,
@@ -1258,7 +1274,7 @@ cdef class RawEngine(SliceBook):
         cdef probe_t probe
         cdef uint64_t position
         cdef int told = 0
-        if work.protocols != 3 and not self.mask & (1 << state):
+        if work.protocols != 3 and (slice.search or not self.mask & (1 << state)):
             slice.counts[state - 1] += work.left
             work.left = 0
         while work.left:

@@ -18,7 +18,7 @@ cdef enum:
     # Slices known at once: two that are being started and those that wait for their last
     # answers.
     SLICES_MAX = 1024
-    ERRORS_MAX = 8
+    ERRORS_MAX = 16
     COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
 
 # A hit waits this long for others to travel with.
@@ -40,6 +40,7 @@ cdef struct slice_t:
     listed_t *listed
     uint8_t used
     uint8_t ended
+    uint8_t search          # of its space
 
 
 cdef inline bint is_ours(int code) noexcept nogil:
@@ -189,6 +190,7 @@ cdef class SliceBook:
             more += max(0, len(where) - 1)
         i = self.new_slice(lease, start, max(1, len(found)))
         slice = &self.slices[i]
+        slice.search = space.s.search
         slice.count = len(found)
         slice.counts[7] = more
         slice.counts[4] = unresolved
@@ -310,10 +312,12 @@ cdef class SliceBook:
                        uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
         """Count how a probe ended; make a hit of it if such are asked for."""
         cdef hit_t *hit
+        if self.slices[slice].search and state == STATE_CLOSED:
+            state = STATE_OPEN      # who refuses is there
         self.slices[slice].counts[state - 1] += 1
         if state == STATE_ERROR:
             self.slices[slice].errors[reason - REASON_DESCRIPTORS] += 1
-        if not self.mask & (1 << state):
+        if not self.mask & (1 << state) or self.slices[slice].search and state != STATE_OPEN:
             return
         if self.hits_used == 0:
             self.first_hit = monotonic_ns()

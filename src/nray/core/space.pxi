@@ -54,6 +54,14 @@ cdef enum:
     # " 65535/udp\n"
     LINE_TAIL_MAX = 12
 
+cdef enum:
+    # What a space is for. In a search any answer says that the host is there, and ends as open.
+    SEARCH_NONE = 0         # the ports themselves
+    SEARCH_HOSTS = 1        # hosts, by whatever answers
+    SEARCH_NEAR = 2         # the same, but on the local link by its address resolution alone
+    SEARCH_LINK = 3         # hosts on the local link alone
+    SEARCH_KINDS = 4
+
 cdef struct service_t:
     uint16_t port
     uint8_t protocol
@@ -90,6 +98,7 @@ cdef struct space_t:
     uint64_t reciprocal         # (2^64 - 1) / ports, for the division by ports
     uint32_t ports
     uint32_t guide_shift
+    uint8_t search              # one of SEARCH_…
     size_t range_count
     size_t range_count4         # ranges below this are IPv4
     uint64_t *range_host        # first host number of each range, ascending
@@ -188,7 +197,10 @@ cdef class Space:
 
     cdef space_t s
 
-    def __cinit__(self, ranges4, ranges6, names, ports, key):
+    def __cinit__(self, ranges4, ranges6, names, ports, key, int search=SEARCH_NONE):
+        if not 0 <= search < SEARCH_KINDS:
+            raise ValueError(f"no such search: {search}")
+        self.s.search = search
         check_ranges(ranges4, 32)
         check_ranges(ranges6, 128)
         if not 0 <= names <= SPACE_NAMES_MAX:

@@ -34,6 +34,8 @@ from nray.ledger.intervals import IntervalSet
 
 #: Pool and segment.
 Place = tuple[int, int]
+#: Pool, and whether of discovery: what sums are kept of.
+Kept = tuple[int, bool]
 #: Pool, segment, first position.
 SliceKey = tuple[int, int, int]
 
@@ -44,13 +46,17 @@ DONE_KEPT_MAX = 1024
 
 @dataclass
 class Sums:
-    """One pool's: nine counts (see `entries.COUNTS`), and hits."""
+    """Of one pool, discovery apart: nine counts (see `entries.COUNTS`), and hits."""
 
     counts: list[int] = field(default_factory=lambda: [0] * COUNTS)
     hits: int = 0
 
     def copy(self) -> Sums:
         return Sums(self.counts[:], self.hits)
+
+
+#: Pool, whether of discovery, reason.
+ErrorKey = tuple[int, bool, str]
 
 
 @dataclass
@@ -74,8 +80,8 @@ class Change:
     segments_ended: bool = False
     finished: bool = False
     intervals: dict[Place, dict[int, int | None]] = field(default_factory=dict)
-    sums: dict[int, Sums] = field(default_factory=dict)
-    errors: dict[tuple[int, str], int] = field(default_factory=dict)
+    sums: dict[Kept, Sums] = field(default_factory=dict)
+    errors: dict[ErrorKey, int] = field(default_factory=dict)
     cursors: dict[str, Cursor] = field(default_factory=dict)
     done: dict[Place, IntervalSet] = field(default_factory=dict)
     opened: dict[SliceKey, int] = field(default_factory=dict)
@@ -101,8 +107,8 @@ class Book:
         self.finished = False
         self.nodes: set[int] = set()
         self.segments: set[int] = set()
-        self.sums: dict[int, Sums] = {}
-        self.errors: dict[tuple[int, str], int] = {}
+        self.sums: dict[Kept, Sums] = {}
+        self.errors: dict[ErrorKey, int] = {}
         self._done: dict[Place, IntervalSet] = {}
         #: First row of hits of each open slice, ascending.
         self._open: dict[SliceKey, int] = {}
@@ -216,7 +222,7 @@ class Book:
         self._append(change, entry)
         count = len(entry.packed) // RECORD_BYTES
         change.hits += count
-        self._sums(change, entry.pool).hits += count
+        self._sums(change, entry).hits += count
         key = (entry.pool, entry.segment, entry.start)
         if key not in self._open:
             change.opened.setdefault(key, change.last)
@@ -231,13 +237,13 @@ class Book:
         if not all(_is_count(each) for each in entry.errors.values()):
             raise ValueError(f"no counts: {entry.errors}")
         self._add_done(change, (entry.pool, entry.segment), entry.start, end)
-        sums = self._sums(change, entry.pool)
+        sums = self._sums(change, entry)
         sums.counts = [
             min(old + new, INTEGER_MAX) for old, new in zip(sums.counts, entry.counts, strict=True)
         ]
         for reason, count in entry.errors.items():
             _check_text(reason)
-            name = (entry.pool, reason)
+            name = (entry.pool, entry.discovery, reason)
             old = change.errors.get(name, self.errors.get(name, 0))
             change.errors[name] = min(old + count, INTEGER_MAX)
         key = (entry.pool, entry.segment, entry.start)
@@ -303,10 +309,11 @@ class Book:
         change.rows.append(row)
         change.last += 1
 
-    def _sums(self, change: Change, pool: int) -> Sums:
-        sums = change.sums.get(pool)
+    def _sums(self, change: Change, entry: Hits | SliceDone) -> Sums:
+        kept = (entry.pool, entry.discovery)
+        sums = change.sums.get(kept)
         if sums is None:
-            sums = change.sums[pool] = self.sums.get(pool, Sums()).copy()
+            sums = change.sums[kept] = self.sums.get(kept, Sums()).copy()
         return sums
 
     def _check_place(self, change: Change, pool: int, segment: int) -> None:

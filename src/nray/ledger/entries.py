@@ -72,6 +72,7 @@ class Hits(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
         start: first position of the slice; the slice's `SliceDone` names the same.
         ms: when they came in, ms since 1970.
         packed: records of `RECORD_BYTES`, at least one.
+        discovery: they tell of hosts that are there: counted apart, and no events.
     """
 
     node: int
@@ -80,6 +81,7 @@ class Hits(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     start: int
     ms: int
     packed: bytes
+    discovery: bool = False
 
 
 #: What `Ledger.read` gives.
@@ -92,6 +94,7 @@ class SliceDone(msgspec.Struct, frozen=True):
     Attributes:
         counts: see `COUNTS`.
         errors: why probes could not be sent, and how often; see `REFUSED_BY`.
+        discovery: of a discovery segment, whose sums are kept apart.
     """
 
     pool: int
@@ -100,6 +103,7 @@ class SliceDone(msgspec.Struct, frozen=True):
     count: int
     counts: tuple[int, int, int, int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0, 0, 0, 0)
     errors: dict[str, int] = {}
+    discovery: bool = False
 
 
 class SegmentAdded(msgspec.Struct, frozen=True):

@@ -84,13 +84,13 @@ class Account(Protocol):
         among them.
         """
 
-    def tally(self, pool: int) -> tuple[int, ...]:
+    def tally(self, pool: int, discovery: bool = False) -> tuple[int, ...]:
         """How the probes of ended slices ended: sums of `SliceDone.counts`."""
 
-    def errors(self, pool: int) -> dict[str, int]:
+    def errors(self, pool: int, discovery: bool = False) -> dict[str, int]:
         """Why probes could not be sent: sums of `SliceDone.errors`."""
 
-    def hits(self, pool: int) -> int:
+    def hits(self, pool: int, discovery: bool = False) -> int:
         """Hits in the journal."""
 
     def hits_until(self, seq: int) -> int:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from nray.ledger.book import Book, Change, Place, Sums, not_done
+from nray.ledger.book import Book, Change, ErrorKey, Kept, Place, Sums, not_done
 from nray.ledger.entries import (
     RECORD_BYTES,
     Cursor,
@@ -40,8 +40,8 @@ class _Store:
         self.done: dict[Place, IntervalSet] = {}
         self.nodes: dict[int, bytes] = {}
         self.cursors: dict[str, Cursor] = {}
-        self.sums: dict[int, Sums] = {}
-        self.errors: dict[tuple[int, str], int] = {}
+        self.sums: dict[Kept, Sums] = {}
+        self.errors: dict[ErrorKey, int] = {}
         #: Each row with the hits of all rows up to it; before them, so many were let go.
         self.rows: list[tuple[Row, int]] = []
         self.rows_gone = 0
@@ -174,7 +174,7 @@ class MemoryLedger:
 
     def pools(self) -> list[int]:
         with self._opened() as store:
-            return sorted(store.sums)
+            return sorted({pool for pool, _ in store.sums})
 
     def done(self, pool: int, segment: int) -> IntervalSet:
         with self._opened() as store:
@@ -192,17 +192,18 @@ class MemoryLedger:
             ]
         return iter([piece for piece in pieces if piece])
 
-    def tally(self, pool: int) -> tuple[int, ...]:
+    def tally(self, pool: int, discovery: bool = False) -> tuple[int, ...]:
         with self._opened() as store:
-            return tuple(store.sums.get(pool, Sums()).counts)
+            return tuple(store.sums.get((pool, discovery), Sums()).counts)
 
-    def errors(self, pool: int) -> dict[str, int]:
+    def errors(self, pool: int, discovery: bool = False) -> dict[str, int]:
         with self._opened() as store:
-            return {reason: n for (of, reason), n in store.errors.items() if of == pool}
+            of = (pool, discovery)
+            return {reason: n for (*kept, reason), n in store.errors.items() if (*kept,) == of}
 
-    def hits(self, pool: int) -> int:
+    def hits(self, pool: int, discovery: bool = False) -> int:
         with self._opened() as store:
-            return store.sums.get(pool, Sums()).hits
+            return store.sums.get((pool, discovery), Sums()).hits
 
     def hits_until(self, seq: int) -> int:
         with self._opened() as store:

@@ -148,18 +148,18 @@ class SqliteAccount:
                         yield piece
             after = rows[-1][0]
 
-    def tally(self, pool: int) -> tuple[int, ...]:
-        return tuple(self._sums(pool).counts)
+    def tally(self, pool: int, discovery: bool = False) -> tuple[int, ...]:
+        return tuple(self._sums(pool, discovery).counts)
 
-    def errors(self, pool: int) -> dict[str, int]:
-        return dict(self._all(sql.GET_ERRORS, pool))
+    def errors(self, pool: int, discovery: bool = False) -> dict[str, int]:
+        return dict(self._all(sql.GET_ERRORS, pool, discovery))
 
-    def hits(self, pool: int) -> int:
-        return self._sums(pool).hits
+    def hits(self, pool: int, discovery: bool = False) -> int:
+        return self._sums(pool, discovery).hits
 
-    def _sums(self, pool: int) -> Sums:
-        for row in self._all(sql.GET_SUMS, pool):
-            return Sums(list(row[1 : 1 + COUNTS]), row[1 + COUNTS])
+    def _sums(self, pool: int, discovery: bool) -> Sums:
+        for row in self._all(sql.GET_SUMS, pool, discovery):
+            return _sums(row)
         return Sums()
 
     def hits_until(self, seq: int) -> int:
@@ -168,7 +168,7 @@ class SqliteAccount:
         for last, hits, body in self._all(sql.GET_ROWS_AT, seq):
             later = self._unpack(body)[seq - last :] if seq < last else []
             return int(hits) - sum(size(row) for row in later) // RECORD_BYTES
-        return sum(self.hits(pool) for pool in self.pools())
+        return sum(self.hits(pool, which) for pool in self.pools() for which in (False, True))
 
     def nodes(self) -> list[NodeSeen]:
         bodies = self._all(sql.GET_NODES)
@@ -313,11 +313,10 @@ class SqliteLedger(SqliteAccount):
         book.segments_ended, book.finished = bool(state[3]), bool(state[4])
         book.nodes = {node for (node,) in read(sql.GET_NODE_NUMBERS)}
         book.segments = {number for (number,) in read(sql.GET_SEGMENT_NUMBERS)}
-        book.sums = {
-            row[0]: Sums(list(row[1 : 1 + COUNTS]), row[1 + COUNTS])
-            for row in read(sql.GET_ALL_SUMS)
+        book.sums = {(row[0], bool(row[1])): _sums(row) for row in read(sql.GET_ALL_SUMS)}
+        book.errors = {
+            (pool, bool(which), reason): n for pool, which, reason, n in read(sql.GET_ALL_ERRORS)
         }
-        book.errors = {(pool, reason): n for pool, reason, n in read(sql.GET_ALL_ERRORS)}
         found = read(sql.GET_LAST).fetchone()
         if found is not None:
             book.last, book.hits, mark = found
@@ -443,7 +442,7 @@ def _write_change(
             connection.execute(sql.DROP_DONE, (*place, json.dumps(gone)))
         connection.execute(sql.PUT_DONE, (*place, json.dumps(here)))
     if change.sums:
-        many(sql.PUT_SUMS, [(pool, *s.counts, s.hits) for pool, s in change.sums.items()])
+        many(sql.PUT_SUMS, [(*kept, *s.counts, s.hits) for kept, s in change.sums.items()])
     if change.errors:
         many(sql.PUT_ERROR, [(*name, count) for name, count in change.errors.items()])
     if change.nodes:
@@ -457,6 +456,11 @@ def _write_change(
         connection.execute(
             sql.PUT_STATE, (ended or change.segments_ended, finished or change.finished)
         )
+
+
+def _sums(row: Sequence[int]) -> Sums:
+    """Of a row of the table of sums: pool, whether of discovery, counts, hits."""
+    return Sums(list(row[2 : 2 + COUNTS]), row[2 + COUNTS])
 
 
 def _nothing(pool: int, segment: int) -> IntervalSet:

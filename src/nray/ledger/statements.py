@@ -10,8 +10,9 @@ from typing import Final
 
 #: Marks a file of SQLite as a ledger (``file`` shows it): "nray" in ASCII.
 APPLICATION_ID: Final = 0x6E726179
-#: Raised whenever an older program would misread what is in the file. 2: `pool.refused`.
-FORMAT: Final = 2
+#: Raised whenever an older program would misread what is in the file. 2: `pool.refused`; 3:
+#: `pool.discovery`, `error.discovery`.
+FORMAT: Final = 3
 
 # Positions reach 2^63 - 1, the largest integer: intervals therefore name their last position,
 # not the end after it. A row of the journal holds the rows of one commit, or some hundred of
@@ -29,13 +30,14 @@ SCHEMA: Final = (
         pool INTEGER, segment INTEGER, start INTEGER, last INTEGER NOT NULL,
         PRIMARY KEY (pool, segment, start)) WITHOUT ROWID""",
     """CREATE TABLE pool (
-        pool INTEGER PRIMARY KEY, open INTEGER NOT NULL, closed INTEGER NOT NULL,
+        pool INTEGER, discovery INTEGER, open INTEGER NOT NULL, closed INTEGER NOT NULL,
         filtered INTEGER NOT NULL, open_filtered INTEGER NOT NULL, error INTEGER NOT NULL,
         excluded INTEGER NOT NULL, skipped INTEGER NOT NULL, addresses INTEGER NOT NULL,
-        refused INTEGER NOT NULL, hits INTEGER NOT NULL)""",
+        refused INTEGER NOT NULL, hits INTEGER NOT NULL,
+        PRIMARY KEY (pool, discovery)) WITHOUT ROWID""",
     """CREATE TABLE error (
-        pool INTEGER, reason TEXT, count INTEGER NOT NULL,
-        PRIMARY KEY (pool, reason)) WITHOUT ROWID""",
+        pool INTEGER, discovery INTEGER, reason TEXT, count INTEGER NOT NULL,
+        PRIMARY KEY (pool, discovery, reason)) WITHOUT ROWID""",
     "CREATE TABLE node (node INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     """CREATE TABLE journal (
         last INTEGER PRIMARY KEY, hits INTEGER NOT NULL, mark INTEGER NOT NULL,
@@ -59,8 +61,8 @@ PUT_STATE: Final = "UPDATE scan SET segments_ended = ?, finished = ?"
 PUT_SEGMENT: Final = "INSERT INTO segment VALUES (?, ?)"
 PUT_NODE: Final = "INSERT OR REPLACE INTO node VALUES (?, ?)"
 PUT_ROWS: Final = "INSERT INTO journal VALUES (?, ?, ?, ?)"
-PUT_SUMS: Final = "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-PUT_ERROR: Final = "INSERT OR REPLACE INTO error VALUES (?, ?, ?)"
+PUT_SUMS: Final = "INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_ERROR: Final = "INSERT OR REPLACE INTO error VALUES (?, ?, ?, ?)"
 PUT_CURSOR: Final = "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)"
 
 # All intervals of a place at once: each statement that is run lets other threads have the
@@ -78,11 +80,12 @@ GET_SCAN: Final = "SELECT scan, settings, generation, segments_ended, finished F
 GET_SEGMENTS: Final = "SELECT number, body FROM segment ORDER BY number"
 GET_SEGMENT_NUMBERS: Final = "SELECT number FROM segment"
 GET_DONE: Final = "SELECT start, last FROM done WHERE pool = ? AND segment = ? ORDER BY start"
-GET_POOLS: Final = "SELECT pool FROM pool ORDER BY pool"
-GET_SUMS: Final = "SELECT * FROM pool WHERE pool = ?"
+GET_POOLS: Final = "SELECT DISTINCT pool FROM pool ORDER BY pool"
+GET_SUMS: Final = "SELECT * FROM pool WHERE pool = ? AND discovery = ?"
 GET_ALL_SUMS: Final = "SELECT * FROM pool"
-GET_ERRORS: Final = "SELECT reason, count FROM error WHERE pool = ? ORDER BY reason"
-GET_ALL_ERRORS: Final = "SELECT pool, reason, count FROM error"
+GET_ERRORS: Final = """
+    SELECT reason, count FROM error WHERE pool = ? AND discovery = ? ORDER BY reason"""
+GET_ALL_ERRORS: Final = "SELECT pool, discovery, reason, count FROM error"
 GET_NODES: Final = "SELECT body FROM node ORDER BY node"
 GET_NODE_NUMBERS: Final = "SELECT node FROM node"
 GET_LAST: Final = "SELECT last, hits, mark FROM journal ORDER BY last DESC LIMIT 1"

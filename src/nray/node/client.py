@@ -17,7 +17,7 @@ import trio
 from nray import UserError, __version__
 from nray.node import machine
 from nray.node.bounds import Segments, check_settings, heartbeat
-from nray.node.orders import METHODS, Primed, is_raw
+from nray.node.orders import DISCOVERY, METHODS, Primed, is_raw, needs_raw
 from nray.node.policy import Policy
 from nray.node.raw import RawNet, net_for
 from nray.node.reports import ReportBook
@@ -344,7 +344,7 @@ class Node:
                 environment=self._environment,
                 leases=self._scan.leases if self._scan else (),
                 policy=clip(self._options.policy.words()) if self._options.policy else "",
-                methods=METHODS,
+                methods=(*METHODS, DISCOVERY),
             )
         )
         answer = await channel.receive()
@@ -363,7 +363,9 @@ class Node:
             log.info("back at %s as %s", self._options.where, registered.node_id)
             return self._scan
         self._forget_scan()
-        raw = net_for(xdp=self._options.xdp) if is_raw(registered.settings) else None
+        raw = None
+        if needs_raw(registered.settings):
+            raw = net_for(xdp=self._options.xdp, hosts_alone=not is_raw(registered.settings))
         scan = _Scan(
             registered.scan,
             self._fork_server,

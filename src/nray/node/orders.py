@@ -9,6 +9,7 @@ from typing import Protocol
 
 from nray.node.netlink import WIDTH
 from nray.node.routes import LinkRow, RouteRow
+from nray.targets.ports import ICMP
 from nray.targets.ranges import merge
 from nray.targets.segment import Segment
 from nray.wire.messages import Settings
@@ -16,6 +17,8 @@ from nray.worker import protocol
 
 #: The ways to probe TCP that a node knows, as it tells its server.
 METHODS = ("connect", "syn")
+#: What else a node says that it knows: segments by which hosts are looked for.
+DISCOVERY = "discovery"
 #: A worker's socket takes so many bytes at once without a reader (Linux's default is 208 KiB);
 #: what is larger waits for the loop.
 PRIME_BYTES_MAX = 96 * 1024
@@ -106,11 +109,12 @@ def _packed(route: RouteRow) -> tuple[int, bytes, bytes, int, bytes, bytes]:
     return family, first.to_bytes(width, "big"), last.to_bytes(width, "big"), link, source, mac
 
 
-def space(segment: Segment, away: Sequence[bytes] = ()) -> protocol.Space:
+def space(segment: Segment, away: Sequence[bytes] = (), *, raw: bool = False) -> protocol.Space:
     """A segment's space as workers get it.
 
     Args:
         away: what excluded names resolve to here, 4 or 16 bytes each.
+        raw: whether its slices go out as packets of our own.
     """
     excluded4, excluded6 = list(segment.excluded4), list(segment.excluded6)
     for address in away:
@@ -125,6 +129,8 @@ def space(segment: Segment, away: Sequence[bytes] = ()) -> protocol.Space:
         segment.key,
         protocol.range_bytes(list(merge(excluded4)), 4),
         protocol.range_bytes(list(merge(excluded6)), 16),
+        segment.search,
+        raw,
     )
 
 
@@ -134,8 +140,18 @@ def needs_names(segment: Segment) -> bool:
 
 
 def is_raw(settings: Settings) -> bool:
-    """Whether workers send packets of their own making."""
+    """Whether ports are probed by packets of our own making."""
     return settings.tcp_method == "syn"
+
+
+def needs_raw(settings: Settings) -> bool:
+    """Whether any packets are, those by which hosts are looked for among them."""
+    return is_raw(settings) or settings.pings
+
+
+def goes_raw(settings: Settings, segment: Segment) -> bool:
+    """Whether the probes of a segment are."""
+    return is_raw(settings) or any(kind == ICMP for kind, _ in segment.ports)
 
 
 def prime(

@@ -44,23 +44,31 @@ class NoRoute(UserError):
     """None of the targets can be reached from here."""
 
 
-def demand_right() -> None:
-    """Raises NoRight unless this process may open packet sockets, with the way to get there."""
+#: What packets of its own are for, and what does without them.
+_SYNS = ("scanning with SYNs", "scan by connecting instead (tcp method connect, without --syn)")
+_PINGS = (
+    "looking for hosts by ping or ARP",
+    "look for them by connecting to ports that many have (discovery syn:80,443)",
+)
+
+
+def demand_right(*, hosts_alone: bool = False) -> None:
+    """Raises NoRight unless this process may open packet sockets, with the way to get there.
+
+    Args:
+        hosts_alone: they are for discovery, not for ports.
+    """
+    what, instead = _PINGS if hosts_alone else _SYNS
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except (AttributeError, OSError) as error:
         if not isinstance(error, PermissionError):
-            raise NoRight(
-                f"scanning with SYNs is not possible on this machine: {error}",
-                "scan by connecting instead (tcp method connect, without --syn)",
-            ) from error
+            raise NoRight(f"{what} is not possible on this machine: {error}", instead) from error
         program = os.path.realpath(sys.executable)
         raise NoRight(
-            "scanning with SYNs needs the right to raw sockets (CAP_NET_RAW), which this user"
-            " does not have",
+            f"{what} needs the right to raw sockets (CAP_NET_RAW), which this user does not have",
             f"run it as root; or give the right to this Python, and with it to every program"
-            f" that anybody runs on it: sudo setcap cap_net_raw+ep {program}; or scan by"
-            " connecting instead (tcp method connect, without --syn)",
+            f" that anybody runs on it: sudo setcap cap_net_raw+ep {program}; or {instead}",
         ) from None
 
 
@@ -75,18 +83,21 @@ def demand_xdp() -> None:
         ) from error
 
 
-def net_for(segments: Sequence[Segment] | None = None, *, xdp: bool = False) -> RawNet:
+def net_for(
+    segments: Sequence[Segment] | None = None, *, xdp: bool = False, hosts_alone: bool = False
+) -> RawNet:
     """What is needed to scan segments from here; None where they are not known yet.
 
     Args:
         xdp: let frames leave by AF_XDP where devices have queues for it.
+        hosts_alone: packets of its own are for discovery, not for ports.
 
     Raises:
         NoRight: this user may not, or the kernel cannot.
         NoRoute: none of the targets has a way.
         UserError: this machine does not tell its routes.
     """
-    demand_right()
+    demand_right(hosts_alone=hosts_alone)
     if xdp:
         demand_xdp()
     routes = routes_of(read_snapshot())

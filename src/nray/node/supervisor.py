@@ -138,7 +138,7 @@ class Supervisor:
         policy: Policy | None = None,
         raw: RawNet | None = None,
     ) -> None:
-        assert (raw is not None) == orders.is_raw(settings)
+        assert (raw is not None) == orders.needs_raw(settings)
         self._raw = raw
         self._said_drops = False
         self._noted: set[str] = set()
@@ -182,7 +182,11 @@ class Supervisor:
         self._segments[segment.id] = segment
         if self._policy is not None and self._policy.refuses_whole(segment):
             self._refused.add(segment.id)
-        elif self._raw is not None and self._raw.want(segment):
+        elif (
+            self._raw is not None
+            and orders.goes_raw(self._settings, segment)
+            and self._raw.want(segment)
+        ):
             for hand in self._hands:
                 hand.outdated = True
 
@@ -482,7 +486,9 @@ class Supervisor:
                 if not addresses:
                     log.warning("excluded name %s has no address here: nothing to exclude", name)
             self._spaces[segment.id] = orders.space(
-                segment, [each for addresses in away.values() for each in addresses]
+                segment,
+                [each for addresses in away.values() for each in addresses],
+                raw=orders.goes_raw(self._settings, segment),
             )
         return self._spaces[segment.id]
 

@@ -30,6 +30,8 @@ from nray.ledger.entries import (
     NodeSeen,
     Registration,
     Row,
+    SegmentAdded,
+    SegmentsEnded,
     SliceDone,
 )
 from nray.ledger.ledger import Cursor, Ledger, LedgerFull
@@ -81,7 +83,7 @@ class _Clerk:
         self._gathered = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self.committed = trio.lowlevel.ParkingLot()
-        self.hits = sum(ledger.hits(pool) for pool in ledger.pools())
+        self.hits = ledger.hits_until(ledger.last)
 
     @property
     def full(self) -> bool:
@@ -169,7 +171,7 @@ class _Translator:
         scantypes: Mapping[str, str],
     ) -> None:
         self._scantypes = scantypes
-        self._segments = segments
+        self._segments = dict(segments)
         self._timeouts_ms = timeouts_ms
         self._nodes = {node.node: node for node in ledger.nodes()}
         #: How many outputs read.
@@ -181,6 +183,9 @@ class _Translator:
 
     def know(self, node: NodeSeen) -> None:
         self._nodes[node.node] = node
+
+    def know_segment(self, segment: Segment) -> None:
+        self._segments[segment.id] = segment
 
     def events(self, seq: int, row: Row) -> list[Event]:
         kept = self._kept.pop(seq, None)
@@ -214,6 +219,8 @@ class _Translator:
                     identity=node.identity,
                 )
             ]
+        if row.discovery:
+            return []  # that a host is there is no finding about a port
         segment = self._segments[row.segment]
         maker = EventMaker(
             node_id=node.node_id,
@@ -350,6 +357,20 @@ class Books:
                 self._translator.know(each)
         self._clerk.submit(entries, then)
 
+    def append(self, segments: Sequence[Segment], *, ended: bool, then: Callable[[], None]) -> None:
+        """Have segments written down that the scan's space gets, in one transaction.
+
+        Args:
+            ended: no more will come.
+            then: called when that is durable; before, nothing of them may be leased.
+        """
+        entries: list[Entry] = [SegmentAdded(each.id, each.pack()) for each in segments]
+        if ended:
+            entries.append(SegmentsEnded())
+        for each in segments:
+            self._translator.know_segment(each)
+        self.submit(entries, then)
+
     @property
     def idle(self) -> bool:
         """Whether all that was submitted is durable."""
@@ -397,10 +418,11 @@ def entries_of(
     entries: list[Entry] = []
     pool, segment, start = taken.pool.number, taken.segment, taken.start
     if taken.fresh:
-        entries.append(Hits(node, pool, segment, start, now_ms(), taken.fresh))
+        entries.append(Hits(node, pool, segment, start, now_ms(), taken.fresh, taken.discovery))
     if taken.ended:
-        ended = SliceDone(pool, segment, start, taken.size, counts, errors)  # type: ignore[arg-type]
-        entries.append(ended)
+        entries.append(
+            SliceDone(pool, segment, start, taken.size, counts, errors, taken.discovery)  # type: ignore[arg-type]
+        )
     return entries
 
 

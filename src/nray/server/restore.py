@@ -22,9 +22,11 @@ def restore(scheduler: Scheduler, ledger: Account) -> None:
                 ledger.done(pool.number, segment),
                 ledger.open_hits(pool.number, segment),
             )
-        scheduler.restore_sums(
-            pool.number,
-            ledger.tally(pool.number),
-            ledger.errors(pool.number),
-            ledger.hits(pool.number),
-        )
+        for discovery in (False, True):
+            scheduler.restore_sums(
+                pool.number,
+                ledger.tally(pool.number, discovery),
+                ledger.errors(pool.number, discovery),
+                ledger.hits(pool.number, discovery),
+                discovery=discovery,
+            )

@@ -142,9 +142,13 @@ class Node:
     rate: float = 0.0
     #: The largest slice that it has ended.
     largest: int = 0
+    #: Whether that was discovery, which says little of how fast it is at ports.
+    at_discovery: bool = False
 
-    def learn(self, count: int, took_s: float) -> None:
+    def learn(self, count: int, took_s: float, discovery: bool) -> None:
         """It has ended a slice of so many probes, so many seconds after it got it."""
+        if discovery != self.at_discovery:
+            self.at_discovery, self.rate, self.largest = discovery, 0.0, 0
         rate = count / max(took_s, 1e-6)
         self.rate = rate if not self.rate else (self.rate + rate) / 2
         self.largest = max(self.largest, count)
@@ -157,6 +161,7 @@ class Taken(NamedTuple):
         fresh: those of its hits that are new, packed.
         start, size: of its slice.
         ended: whether it has ended the slice.
+        discovery: whether it is of a discovery segment.
     """
 
     pool: Pool
@@ -165,6 +170,7 @@ class Taken(NamedTuple):
     start: int
     size: int
     ended: bool
+    discovery: bool = False
 
 
 @dataclass(slots=True)
@@ -173,6 +179,7 @@ class _Progress:
 
     total: int
     names: bool
+    discovery: bool = False
     #: ``[start, end)`` pairs that were never leased, ascending.
     gaps: deque[tuple[int, int]] = field(default_factory=deque)
     #: Hits that an earlier server process took of slices that it saw no end of: their keys,
@@ -209,8 +216,17 @@ class _Progress:
 
 
 @dataclass(slots=True)
+class Sums:
+    """How probes of ended slices ended, why some could not be sent, and hits."""
+
+    tally: Tally = field(default_factory=Tally)
+    errors: dict[str, int] = field(default_factory=dict)
+    hits: int = 0
+
+
+@dataclass(slots=True)
 class Pool:
-    """One vantage point: its own account of every segment."""
+    """One vantage point: its own account of every segment, its sums, those of discovery apart."""
 
     number: int
     segments: dict[int, _Progress] = field(default_factory=dict)
@@ -218,6 +234,16 @@ class Pool:
     tally: Tally = field(default_factory=Tally)
     errors: dict[str, int] = field(default_factory=dict)
     hits: int = 0
+    discovery: Sums = field(default_factory=Sums)
+
+    def sums(self, discovery: bool) -> Pool | Sums:
+        """Those of discovery, or those of the scan itself."""
+        return self.discovery if discovery else self
+
+    def standing(self, discovery: bool) -> tuple[int, int]:
+        """Probes done, of how many known so far; of discovery, or of the scan itself."""
+        of = [each for each in self.segments.values() if each.discovery == discovery]
+        return sum(each.done.total for each in of), sum(each.total for each in of)
 
     @property
     def total(self) -> int:
@@ -265,12 +291,17 @@ class Scheduler:
 
     # ── segments ────────────────────────────────────────────────────────────────────────────
 
-    def add_segment(self, segment: SegmentLike) -> None:
+    def add_segment(self, segment: SegmentLike, *, discovery: bool = False) -> None:
         """Append a segment to every pool's work."""
         for pool in self.pools:
             pool.segments[segment.id] = _Progress(
-                segment.probes, bool(segment.names), deque([(0, segment.probes)])
+                segment.probes, bool(segment.names), discovery, deque([(0, segment.probes)])
             )
+
+    def whole(self, segment: int) -> bool:
+        """Whether a segment is done in every pool."""
+        accounts = [pool.segments[segment] for pool in self.pools]
+        return all(each.done.total == each.total for each in accounts)
 
     def restore(
         self, pool: int, segment: int, done: IntervalSet, reported: Iterable[bytes] = ()
@@ -289,12 +320,19 @@ class Scheduler:
         )
 
     def restore_sums(
-        self, pool: int, tally: tuple[int, ...], errors: dict[str, int], hits: int
+        self,
+        pool: int,
+        tally: tuple[int, ...],
+        errors: dict[str, int],
+        hits: int,
+        *,
+        discovery: bool = False,
     ) -> None:
         """The sums of an earlier process."""
-        self.pools[pool].tally.add(tally)
-        self.pools[pool].errors.update(errors)
-        self.pools[pool].hits = hits
+        sums = self.pools[pool].sums(discovery)
+        sums.tally.add(tally)
+        sums.errors.update(errors)
+        sums.hits = hits
 
     def end_segments(self) -> None:
         """No more segments will come: the scan is over when those there are done."""
@@ -409,14 +447,12 @@ class Scheduler:
         left = progress.never_leased
         processes = sum(each.processes for each in pool.nodes)
         share = left // max(SHARE * len(pool.nodes), 2 * processes)
-        if node.rate > 0:
-            work = min(2 * node.largest, int(node.rate * SLICE_SECONDS))
-        else:
-            work = self._slice_first
+        rate = node.rate if node.at_discovery == progress.discovery else 0.0
+        work = min(2 * node.largest, int(rate * SLICE_SECONDS)) if rate > 0 else self._slice_first
         if self._ratelimit:
             # With a fixed rate the time of a slice is known before it was measured.
             each = self._ratelimit / node.processes
-            work = min(work, max(1, int(each * (SLICE_SECONDS if node.rate else 1.0))))
+            work = min(work, max(1, int(each * (SLICE_SECONDS if rate else 1.0))))
             least = min(SLICE_LEAST, max(1, int(each)))
         else:
             least = SLICE_LEAST
@@ -456,16 +492,17 @@ class Scheduler:
             return None
         pool, work, _ = found
         _check_hits(work, hits)
+        progress = pool.segments[work.segment]
         if done:
-            _check_counts(work, counts, names=pool.segments[work.segment].names)
+            _check_counts(work, counts, names=progress.names)
         fresh = work.new_hits(hits)
-        pool.hits += len(fresh) // RECORD_BYTES
+        pool.sums(progress.discovery).hits += len(fresh) // RECORD_BYTES
         if done:
             for node, (held, since) in work.holders.items():
                 if held == lease:  # not for a late report: who has the slice now did not do it
-                    node.learn(work.count, now - since)
+                    node.learn(work.count, now - since, progress.discovery)
             self._close(pool, work, counts, errors or {})
-        return Taken(pool, work.segment, fresh, work.start, work.count, done)
+        return Taken(pool, work.segment, fresh, work.start, work.count, done, progress.discovery)
 
     def _close(
         self, pool: Pool, work: _Slice, counts: tuple[int, ...], errors: dict[str, int]
@@ -478,9 +515,10 @@ class Scheduler:
         for node in work.holders:
             node.holds.discard(work)
         progress.done.add(work.start, work.start + work.count)
-        pool.tally.add(counts)
+        sums = pool.sums(progress.discovery)
+        sums.tally.add(counts)
         for reason, count in errors.items():
-            pool.errors[reason] = pool.errors.get(reason, 0) + count
+            sums.errors[reason] = sums.errors.get(reason, 0) + count
 
     def place(self, lease: int, node: Node) -> int | None:
         """The segment of an open slice's lease; None if it is not open.

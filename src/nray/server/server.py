@@ -18,6 +18,7 @@ from nray.ledger.entries import Entry, NodeSeen, Registration
 from nray.server.accept import accept_lines
 from nray.server.books import Books, entries_of, now_ms
 from nray.server.complaints import Complaints
+from nray.server.discovery import Search
 from nray.server.door import Doorman, Guest, Lobby, Stage
 from nray.server.pace import Purse
 from nray.server.refusals import attribute
@@ -76,6 +77,9 @@ LOOK_EVERY_S = 0.1
 
 NodeChannel = Channel[ServerMessage, NodeMessage]
 
+#: What a node is told that does not know how to, where it is no method.
+_KEYS = {"discovery": "discovery looks for hosts first"}
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -127,8 +131,8 @@ class Server:
             generation=books.ledger.generation,
         )
         for segment in segments:
-            self.scheduler.add_segment(segment)
-        self.scheduler.end_segments()
+            self.scheduler.add_segment(segment, discovery=bool(segment.search))
+        self._search = Search(segments, self.scheduler, books, self._added)
         restore(self.scheduler, books.ledger)
         self.done_before = sum(pool.done for pool in self.scheduler.pools)
         self._sessions = Sessions(
@@ -140,6 +144,10 @@ class Server:
             awaited=not books.ledger.finished,
             return_by=trio.current_time() + RETURN_S,
         )
+        #: What a node must know.
+        self._methods = [options.settings.tcp_method]
+        if any(segment.search for segment in segments):
+            self._methods.append("discovery")
         self._over = trio.Event()
         self._return_by = 0.0
         self._stop = Stop(True)
@@ -162,6 +170,11 @@ class Server:
             self._stop = Stop(False, clip(why))
             self._over.set()
 
+    @property
+    def segments(self) -> list[Segment]:
+        """All of the scan that are known so far."""
+        return list(self._segments.values())
+
     def pause(self, on: bool) -> None:
         """Have all nodes hold new probes back, or go on. What is in flight ends as ever."""
         if on != self.paused:
@@ -181,6 +194,7 @@ class Server:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._tell_status)
             self._return_by = trio.current_time() + RETURN_S
+            self._search.begin()
             if self.scheduler.finished:
                 self._over.set()
             await self._over.wait()
@@ -314,8 +328,8 @@ class Server:
                 )
                 await channel.refuse(Reason.BUSY, f"{NODES_MAX} nodes are registered")
                 return None
-            method = self._options.settings.tcp_method
-            if method not in register.methods:
+            method = next((each for each in self._methods if each not in register.methods), None)
+            if method is not None:
                 self._complaints.say(
                     "nodes refused that cannot scan as asked",
                     "refused a node that cannot scan by %s: %s at %s",
@@ -325,8 +339,8 @@ class Server:
                 )
                 await channel.refuse(
                     Reason.NOT_ALLOWED,
-                    f"this scan's scannerconfig.tcp.method is {method}, which nray"
-                    f" {register.node_version} on this node does not know",
+                    f"this scan's scannerconfig.{_KEYS.get(method, f'tcp.method is {method}')},"
+                    f" which nray {register.node_version} on this node does not know",
                 )
                 return None
             twin = self._sessions.duplicate(register)
@@ -551,6 +565,7 @@ class Server:
         await self._room(session)
         entries: list[Entry] = []
         fresh, ended = 0, False
+        taken = None
         try:
             segment = self.scheduler.place(report.lease, session.node)
             if segment is not None:
@@ -573,6 +588,8 @@ class Server:
         line.received = report.report
         self._not_durable += 1
         self._books.submit(entries, partial(self._durable, line, report.report))
+        if taken is not None:
+            self._search.take(taken)
         hits = len(report.hits) // HIT_BYTES
         return line.purse.report(hits, fresh, ended, trio.current_time())
 
@@ -589,6 +606,17 @@ class Server:
         line.durable = max(line.durable, report)
         line.news.set()
         self._not_durable -= 1
+        self._end_if_done()
+
+    def _added(self, segments: Sequence[Segment]) -> None:
+        """The scan's space has grown, or will grow no more."""
+        for segment in segments:
+            self._segments[segment.id] = segment
+            self._packed[segment.id] = segment.pack()
+        self._end_if_done()
+        self._sessions.kick()
+
+    def _end_if_done(self) -> None:
         if self.scheduler.finished and not self._not_durable and not self._over.is_set():
             self._over.set()
             self._sessions.kick()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nray.server.refusals import by_node, others
 from nray.server.scheduler import Scheduler, Tally
+from nray.targets.discovery import searched_hosts
+from nray.targets.segment import Segment
 
 EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 3
@@ -21,35 +25,50 @@ _WORDS = {
     "local-error": "a socket call failed here",
     "connects-to-itself": "reached only itself",
     "name-not-resolved": "the name could not be resolved",
+    "not-on-link": "not on a local link, where alone ARP reaches",
 }
 
 
-def totals(scheduler: Scheduler) -> Tally:
-    """The tallies of all pools together."""
+def totals(scheduler: Scheduler, discovery: bool = False) -> Tally:
+    """The tallies of all pools together; of the scan itself, or of discovery."""
     total = Tally()
     for pool in scheduler.pools:
-        total.add(tuple(getattr(pool.tally, name) for name in Tally.__slots__))
+        tally = pool.sums(discovery).tally
+        total.add(tuple(getattr(tally, name) for name in Tally.__slots__))
     return total
+
+
+def standing(scheduler: Scheduler, discovery: bool = False) -> tuple[int, int]:
+    """Probes done in all pools together, of how many that are known so far."""
+    pairs = [pool.standing(discovery) for pool in scheduler.pools]
+    return sum(done for done, _ in pairs), sum(total for _, total in pairs)
 
 
 def exit_status(scheduler: Scheduler) -> int:
     """0 if everything was covered, 3 if not."""
-    total = totals(scheduler)
-    covered = scheduler.finished and not total.error and not total.refused
+    kinds = [totals(scheduler, discovery) for discovery in (False, True)]
+    covered = scheduler.finished and not any(each.error or each.refused for each in kinds)
     return EXIT_COMPLETE if covered else EXIT_INCOMPLETE
 
 
 def status_line(scheduler: Scheduler, nodes: int) -> str:
     """All, done, to do, per cent, as one line for people."""
-    total = sum(pool.total for pool in scheduler.pools)
-    done = sum(pool.done for pool in scheduler.pools)
+    done, total = standing(scheduler)
     hits = sum(pool.hits for pool in scheduler.pools)
     share = 100.0 * done / total if total else 100.0
     line = (
         f"{share:.1f} % done: {done:,} of {total:,} probes, {total - done:,} to do; "
         f"{_plural(nodes, 'node')}, {_plural(hits, 'hit')}"
     )
-    refused = totals(scheduler).refused
+    searched, to_search = standing(scheduler, discovery=True)
+    if searched < to_search:
+        answers = sum(pool.discovery.hits for pool in scheduler.pools)
+        looking = (
+            f"looking for hosts: {100.0 * searched / to_search:.1f} % done:"
+            f" {searched:,} of {to_search:,} probes, {_plural(answers, 'answer')}"
+        )
+        line = f"{looking}; {line}" if total else f"{looking}; {_plural(nodes, 'node')}"
+    refused = sum(totals(scheduler, discovery).refused for discovery in (False, True))
     if refused:
         line += f"; {refused:,} refused by policies of nodes"
     empty = [str(pool.number) for pool in scheduler.pools if not pool.nodes and pool.left]
@@ -62,27 +81,37 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
 
 def found(scheduler: Scheduler) -> str:
     """How many probes there were and how they ended, in one line."""
-    probes = sum(pool.done for pool in scheduler.pools)
-    return f"{_plural(probes, 'probe')}, {_states(totals(scheduler))}"
+    return f"{_plural(standing(scheduler)[0], 'probe')}, {_states(totals(scheduler))}"
 
 
-def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list[str]:
+def summary_lines(
+    scheduler: Scheduler, seconds: float, before: int = 0, segments: Iterable[Segment] = ()
+) -> list[str]:
     """What came out, for people; the first line holds the total and the time.
 
     Args:
         before: probes that were done before these seconds (a scan that went on).
+        segments: of the scan, where hosts may have been looked for.
     """
     tally = totals(scheduler)
-    probes = sum(pool.done for pool in scheduler.pools)
-    lines = [f"{_plural(probes, 'probe')} in {_time(probes - before, seconds)}: {_states(tally)}"]
+    probes, total = standing(scheduler)
+    searched, to_search = standing(scheduler, discovery=True)
+    words = _plural(probes, "probe")
+    if to_search:
+        words += f" and {searched:,} of discovery"
+    took = _time(probes + searched - before, seconds)
+    lines = [f"{words} in {took}: {_states(tally)}"]
     if before:
         lines.append(f"{before:,} of them were done before this run")
+    if to_search:
+        lines.append(_found(segments, searched < to_search))
     if tally.addresses:
         lines.append(f"{_plural(tally.addresses, 'more probe')} for further addresses of names")
     errors: dict[str, int] = {}
     for pool in scheduler.pools:
-        for reason, count in pool.errors.items():
-            errors[reason] = errors.get(reason, 0) + count
+        for sums in (pool, pool.discovery):
+            for reason, count in sums.errors.items():
+                errors[reason] = errors.get(reason, 0) + count
     for name, count in sorted(by_node(errors).items()):
         lines.append(f"{_plural(count, 'probe')} refused by the policy of node {name}: not covered")
     errors = others(errors)
@@ -93,9 +122,20 @@ def summary_lines(scheduler: Scheduler, seconds: float, before: int = 0) -> list
         lines.append(f"not everything could be covered: {why}")
         lines.append("  which: nray scan --show error, or states: [error] under an output")
     if not scheduler.finished:
-        total = sum(pool.total for pool in scheduler.pools)
-        lines.append(f"not finished: {total - probes:,} of {total:,} to do")
+        if searched < to_search:
+            missing = to_search - searched
+            lines.append(f"not finished: {missing:,} of {to_search:,} of discovery to do, then")
+            lines.append("  what it finds")
+        else:
+            lines.append(f"not finished: {total - probes:,} of {total:,} to do")
     return lines
+
+
+def _found(segments: Iterable[Segment], unfinished: bool) -> str:
+    """How many hosts were looked for, and how many of them there are."""
+    looked_for, there = searched_hosts(segments)
+    so_far = " so far" if unfinished else ""
+    return f"{_plural(looked_for, 'host')} looked for, {there:,} up{so_far}; no others were scanned"
 
 
 def _states(tally: Tally) -> str:

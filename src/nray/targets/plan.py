@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from nray.targets import ranges, reserved
+from nray.targets.discovery import stages_of
 from nray.targets.errors import Notes, TargetError
 from nray.targets.files import Entry, from_file, from_values
 from nray.targets.networks import Targets, read_targets
 from nray.targets.ports import TCP, UDP, Ports, Service, parse_ports
 from nray.targets.ranges import Ranges
-from nray.targets.segment import PROBES_MAX, Segment, segment_key
+from nray.targets.segment import PROBES_MAX, SEARCH_NONE, Segment, Stage, segment_key
 
 #: Bits of a seed that is drawn, not given: short enough to be typed again, and a signed 64-bit
 #: number in every file format.
@@ -34,9 +35,10 @@ class Plan:
         warnings: what was skipped or left out, one sentence each.
         hosts: addresses and names to be probed.
         ports: ports probed on each host, TCP and UDP together.
-        probes: the sum of hosts times ports over all segments.
+        probes: hosts times ports; with host discovery only of hosts that are found.
         excluded: addresses and names among the targets that exclusions took out, each once.
         seed: decides the order; the same seed and targets give the same order.
+        searches: probes of host discovery at most: if all but the last stage find nothing.
     """
 
     segments: tuple[Segment, ...]
@@ -46,6 +48,7 @@ class Plan:
     probes: int
     excluded: int
     seed: int
+    searches: int = 0
 
 
 def plan(
@@ -62,6 +65,7 @@ def plan(
     include_reserved: bool = False,
     listing: bool = False,
     udp_only: Container[int] | None = None,
+    discovery: str = "none",
     stdin: BinaryIO | None = None,
 ) -> Plan:
     """Reads targets, ports and exclusions into a plan.
@@ -77,6 +81,7 @@ def plan(
         include_reserved: leave reserved addresses in an Internet-sized scan.
         listing: nothing will be sent, so no permission is needed.
         udp_only: UDP ports that may be probed (those with a known payload); None: all.
+        discovery: how hosts are looked for first (`nray.config.discovery`).
         stdin: read in place of standard input.
 
     Raises:
@@ -84,6 +89,7 @@ def plan(
             counted, or an Internet without permission.
     """
     notes = Notes(strict=strict)
+    stages = stages_of(discovery)
     written = read_targets(_entries(targets, target_files, "target", stdin), notes)
     away = read_targets(_entries(exclude, exclude_files, "exclusion", stdin), Notes(strict=True))
     services, port_warnings = _services(tcp, udp, strict=strict)
@@ -100,8 +106,9 @@ def plan(
 
     _refuse_nothing(written, left, given, services)
     probes = hosts * len(services)
-    if probes > PROBES_MAX:
-        _refuse_uncountable(hosts, len(services))
+    searches = hosts * sum(len(stage.ports) for stage in stages)
+    if max(probes, searches) > PROBES_MAX:
+        _refuse_uncountable(hosts, max(probes, searches) // hosts)
     if wide and not (permission or listing or _holds(given)):
         _refuse_internet(written)
     warnings = (*written.warnings, *port_warnings)
@@ -109,7 +116,7 @@ def plan(
         warnings += (f"{reserved_hosts} reserved addresses (RFC 6890) are left out",)
     if seed is None:
         seed = secrets.randbits(SEED_BITS)
-    segments = _segments(left, away, services, seed)
+    segments = _segments(left, away, (*stages, Stage(SEARCH_NONE, services)), seed)
     return Plan(
         segments=segments,
         warnings=warnings,
@@ -118,13 +125,14 @@ def plan(
         probes=probes,
         excluded=written.hosts - hosts,
         seed=seed,
+        searches=searches,
     )
 
 
 def _segments(
-    left: Targets, away: Targets, services: tuple[Service, ...], seed: int
+    left: Targets, away: Targets, stages: tuple[Stage, ...], seed: int
 ) -> tuple[Segment, ...]:
-    """What is left of the targets, as segments numbered from 0."""
+    """What is left of the targets, as segments numbered from 0, each for the first stage."""
     parts: list[tuple[Ranges, Ranges, tuple[str, ...]]] = []
     if left.ranges4 or left.ranges6:
         parts.append((left.ranges4, left.ranges6, ()))
@@ -136,7 +144,9 @@ def _segments(
             ranges4=ranges4,
             ranges6=ranges6,
             names=names,
-            ports=services,
+            ports=stages[0].ports,
+            search=stages[0].search,
+            then=stages[1:],
             key=segment_key(seed, number),
             excluded4=away.ranges4,
             excluded6=away.ranges6,

@@ -15,11 +15,12 @@ from nray.targets.errors import Notes
 from nray.targets.toplists import TOP_MAX, top_tcp, top_udp
 
 #: IP protocol numbers (IANA), as the core has them.
+ICMP = 1
 TCP = 6
 UDP = 17
 
 #: Names of protocols as they are printed.
-PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp"}
+PROTOCOL_NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
 
 PORT_MAX = 65535
 

@@ -56,6 +56,37 @@ def subtract(ranges: Sequence[Range], away: Sequence[Range]) -> Ranges:
     return tuple(left)
 
 
+def runs(numbers: Iterable[int]) -> Ranges:
+    """The set of these addresses, which ascend and come once each."""
+    found: list[Range] = []
+    first = last = -2
+    for number in numbers:
+        if number != last + 1:
+            if last >= 0:
+                found.append((first, last))
+            first = number
+        last = number
+    if last >= 0:
+        found.append((first, last))
+    return tuple(found)
+
+
+def joined(ranges: Sequence[Range], most: int) -> Ranges:
+    """At most so many ranges, that hold all of ``ranges``: the smallest gaps are filled."""
+    surplus = len(ranges) - most
+    if surplus <= 0:
+        return tuple(ranges)
+    gaps = sorted(range(1, len(ranges)), key=lambda at: ranges[at][0] - ranges[at - 1][1])
+    filled = set(gaps[:surplus])
+    left: list[Range] = []
+    for at, (first, last) in enumerate(ranges):
+        if at in filled:
+            left[-1] = (left[-1][0], last)
+        else:
+            left.append((first, last))
+    return tuple(left)
+
+
 def count(ranges: Sequence[Range]) -> int:
     """How many addresses they hold."""
     return sum([last - first for first, last in ranges], len(ranges))

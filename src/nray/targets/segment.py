@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
 from nray import _core
 from nray.targets import ranges
 from nray.targets.networks import MAPPED, is_name
-from nray.targets.ports import PORT_MAX, TCP, UDP, Service
+from nray.targets.ports import ICMP, PORT_MAX, TCP, UDP, Service
 from nray.targets.ranges import Ranges
 
 #: Version of the packed form; a ledger may be older than the program that reads it.
 PACKED_VERSION = 1
+#: Of segments of host discovery and those that follow one: the packed form and what it lacks.
+PACKED_VERSION_MORE = 2
+#: What the longer form begins with: an array of five.
+_MORE_BEGINS = b"\x95"
 
 #: Bytes of a segment's key.
 KEY_BYTES = 32
@@ -31,6 +36,20 @@ SEGMENT_MAX = 2**32 - 1
 #: Probes of one segment, and of one scan: positions stay within a signed 64-bit number.
 PROBES_MAX = 2**63
 
+#: What a segment is for, as `_core.Space` has it: the ports themselves; hosts, by whatever answers;
+#: hosts, those on the local link by ARP or neighbour discovery; these alone.
+SEARCH_NONE, SEARCH_HOSTS, SEARCH_NEAR, SEARCH_LINK = range(4)
+
+#: Stages that one discovery can have: ``auto`` has two, then comes the scan.
+STAGES_MAX = 4
+
+
+class Stage(NamedTuple):
+    """What is done with some hosts: what for (``SEARCH_…``), and the probes."""
+
+    search: int
+    ports: tuple[Service, ...]
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -40,10 +59,13 @@ class Segment:
         id: its number within the scan, from 0.
         ranges4, ranges6: the addresses, sorted, disjoint, inclusive.
         names: to be resolved where they are scanned; hosts that follow the addresses.
-        ports: (protocol, port), TCP before UDP, ascending.
+        ports: (protocol, port), TCP before UDP, ascending; (1, 0) is an echo request.
         key: decides the order of the probes.
         excluded4, excluded6: never to be probed: what names resolve to is held against them.
         excluded_names: the same for whatever these names resolve to; in lower case.
+        search: ``SEARCH_…``; but for ``SEARCH_NONE`` this is a discovery segment.
+        then: of a discovery segment: the stages that follow it, the scan itself last.
+        after: the discovery segment that this one follows; -1 for none.
     """
 
     id: int
@@ -55,6 +77,14 @@ class Segment:
     excluded4: Ranges = ()
     excluded6: Ranges = ()
     excluded_names: tuple[str, ...] = ()
+    search: int = SEARCH_NONE
+    then: tuple[Stage, ...] = ()
+    after: int = -1
+
+    @property
+    def wanted(self) -> tuple[Service, ...]:
+        """The ports that are scanned in the end: its own, or of a discovery segment the last."""
+        return self.then[-1].ports if self.then else self.ports
 
     @property
     def hosts(self) -> int:
@@ -69,7 +99,9 @@ class Segment:
     @cached_property
     def space(self) -> _core.Space:
         """Positions to probes and back, built when first asked for."""
-        return _core.Space(self.ranges4, self.ranges6, len(self.names), self.ports, self.key)
+        return _core.Space(
+            self.ranges4, self.ranges6, len(self.names), self.ports, self.key, self.search
+        )
 
     @cached_property
     def exclusions(self) -> _core.Exclusions:
@@ -82,6 +114,19 @@ class Segment:
 
     def pack(self) -> bytes:
         """The segment as bytes, for wire and ledger."""
+        plain = self._pack_plain()
+        if not self.search and self.after < 0:
+            return plain
+        more = _PackedMore(
+            PACKED_VERSION_MORE,
+            plain,
+            self.search,
+            [_pack_stage(each) for each in self._stages()] if self.search else [],
+            self.after,
+        )
+        return msgspec.msgpack.encode(more)
+
+    def _pack_plain(self) -> bytes:
         return msgspec.msgpack.encode(
             _Packed(
                 version=PACKED_VERSION,
@@ -90,8 +135,8 @@ class Segment:
                 ranges4=ranges.pack4(self.ranges4),
                 ranges6=ranges.pack6(self.ranges6),
                 names=list(self.names),
-                tcp=_pack_ports(self.ports, TCP),
-                udp=_pack_ports(self.ports, UDP),
+                tcp=b"" if self.search else _pack_ports(self.ports, TCP),
+                udp=b"" if self.search else _pack_ports(self.ports, UDP),
                 excluded4=ranges.pack4(self.excluded4),
                 excluded6=ranges.pack6(self.excluded6),
                 excluded_names=list(self.excluded_names),
@@ -105,8 +150,13 @@ class Segment:
         Raises:
             ValueError: they are no segment that `pack` can have written.
         """
+        more = None
         try:
-            raw = _DECODER.decode(packed)
+            if packed[:1] == _MORE_BEGINS:
+                more = _MORE_DECODER.decode(packed)
+                if more.version != PACKED_VERSION_MORE:
+                    raise ValueError(f"segment of version {more.version}")
+            raw = _DECODER.decode(more.plain if more else packed)
         except msgspec.MsgspecError as error:
             raise ValueError(f"no segment: {error}") from None
         except (RecursionError, UnicodeError) as error:
@@ -125,8 +175,25 @@ class Segment:
             excluded6=ranges.unpack6(raw.excluded6),
             excluded_names=tuple(raw.excluded_names),
         )
+        if more is not None:
+            segment = segment._with_more(more)
         segment._check(raw.version)
         return segment
+
+    def _with_more(self, more: _PackedMore) -> Segment:
+        stages = tuple(_unpack_stage(each) for each in more.stages)
+        if not more.search:
+            if stages or more.after < 0:
+                raise ValueError("a segment like any other, in the wrong dress")
+            return replace(self, after=more.after)
+        if not stages or stages[0].search != more.search or self.ports:
+            raise ValueError("ports of a search in the wrong place")
+        return replace(
+            self, ports=stages[0].ports, search=more.search, then=stages[1:], after=more.after
+        )
+
+    def _stages(self) -> tuple[Stage, ...]:
+        return (Stage(self.search, self.ports), *self.then)
 
     def _check(self, version: int) -> None:
         """Raises ValueError where parts that are well-formed each do not fit together."""
@@ -138,6 +205,7 @@ class Segment:
             raise ValueError(f"key of {len(self.key)} bytes, not {KEY_BYTES}")
         if not 1 <= self.probes <= PROBES_MAX:
             raise ValueError(f"segment of {self.probes} probes")
+        self._check_search()
         _check_names(self.names)
         _check_names(self.excluded_names)
         if any(name != name.lower() for name in self.excluded_names):
@@ -149,6 +217,23 @@ class Segment:
         if ranges.meet(self.ranges4, self.excluded4) or ranges.meet(self.ranges6, self.excluded6):
             raise ValueError("address both to be scanned and excluded")
 
+    def _check_search(self) -> None:
+        if not -1 <= self.after < self.id:
+            raise ValueError(f"segment {self.id} after {self.after}")
+        stages = self._stages()
+        if len(stages) > STAGES_MAX:
+            raise ValueError(f"{len(stages)} stages")
+        if stages[-1].search != SEARCH_NONE or not all(each.search for each in stages[:-1]):
+            raise ValueError("the last stage, and it alone, is the scan itself")
+        for search, ports in stages:
+            kinds = {kind for kind, _ in ports}
+            if not ports:
+                raise ValueError("a stage without a port")
+            if (UDP if search else ICMP) in kinds:
+                raise ValueError("hosts are looked for by TCP and echo requests, these for no else")
+            if search in (SEARCH_NEAR, SEARCH_LINK) and kinds != {ICMP}:
+                raise ValueError("the local link is searched by echo requests at most")
+
 
 def segment_key(seed: int, segment: int) -> bytes:
     """The key of a segment: the same for the same seed on every machine and in every version.
@@ -156,6 +241,13 @@ def segment_key(seed: int, segment: int) -> bytes:
     SHA-256 keeps the orders of a scan's segments apart, and tells nothing of the seed.
     """
     return hashlib.sha256(f"nray segment key 1\0{seed}\0{segment}".encode()).digest()
+
+
+class _PackedStage(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    search: int
+    echo: bool
+    tcp: bytes
+    udp: bytes
 
 
 class _Packed(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -172,7 +264,28 @@ class _Packed(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     excluded_names: list[str]
 
 
+class _PackedMore(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    plain: bytes
+    search: int
+    stages: list[_PackedStage]
+    after: int
+
+
 _DECODER = msgspec.msgpack.Decoder(_Packed)
+_MORE_DECODER = msgspec.msgpack.Decoder(_PackedMore)
+
+
+def _pack_stage(stage: Stage) -> _PackedStage:
+    tcp, udp = (_pack_ports(stage.ports, kind) for kind in (TCP, UDP))
+    return _PackedStage(stage.search, (ICMP, 0) in stage.ports, tcp, udp)
+
+
+def _unpack_stage(packed: _PackedStage) -> Stage:
+    if not SEARCH_NONE <= packed.search <= SEARCH_LINK:
+        raise ValueError(f"no such search: {packed.search}")
+    ports = (*_unpack_ports(packed.tcp, TCP), *_unpack_ports(packed.udp, UDP))
+    return Stage(packed.search, ((ICMP, 0), *ports) if packed.echo else ports)
 
 
 def _pack_ports(ports: Sequence[Service], protocol: int) -> bytes:

@@ -63,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True):
         udp_further: port to (payload, check) each, sent in turn while the port is silent.
         states: which states are reported as hits besides open (``closed``, ``filtered``, …).
         tcp_method: how TCP ports are probed: ``connect``, or ``syn`` (packets of our own).
-        retries: with ``syn``, how often silent ports are probed again.
+        retries: with packets of our own, how often what is silent is probed again.
+        pings: hosts are looked for by echo requests, ARP or neighbour discovery: packets of our
+            own, whatever ``tcp_method`` is.
     """
 
     workers: int = 0
@@ -79,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True):
     states: tuple[str, ...] = ()
     tcp_method: str = "connect"
     retries: int = 1
+    pings: bool = False
 
 
 class Registered(Message, frozen=True, tag="registered"):
@@ -151,6 +154,7 @@ class Register(Message, frozen=True, tag="register"):
         policy: what the node's own policy allows, in words for a person; empty without one.
         methods: values of ``Settings.tcp_method`` that the node knows. One that does not would
             pass the field over and connect where it should not: a server does not let it in.
+            ``discovery`` is among them where the node knows segments by which hosts are found.
     """
 
     protocol: int

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
+from collections.abc import Sequence
 
 from nray import _core
 from nray.worker.protocol import (
@@ -36,11 +38,16 @@ from nray.worker.protocol import (
 
 #: The engine comes back at least this often, seconds, and the worker then says that it lives.
 PUMP_S = 5.0
+#: Two engines that both have slices take turns, seconds: few answers come meanwhile to the other.
+TURN_S = 0.005
 RECEIVE_BYTES = 1 << 18
 
 
 class Worker:
-    """One worker process's state: the engine, the spaces, what was asked for.
+    """One worker process's state: the engines, the spaces, what was asked for.
+
+    Mostly there is one engine. A scan by connecting that looks for hosts by packets of its own
+    has two, of which seldom more than one has slices.
 
     Args:
         control: the socket to the node. Blocking: a node that does not read holds the worker,
@@ -52,8 +59,11 @@ class Worker:
         self._control = control
         self._bucket = bucket
         self._unpacker = Unpacker(at_worker=True)
-        self._engine: _core.Engine | _core.RawEngine | None = None
-        self._spaces: dict[int, tuple[_core.Space, _core.Exclusions]] = {}
+        self._told: Configure | None = None
+        self._plain: _core.Engine | None = None
+        self._raw: _core.RawEngine | None = None
+        self._paused = False
+        self._spaces: dict[int, tuple[_core.Space, _core.Exclusions, bool]] = {}
         self._wanted = SLICES_AHEAD
 
     def run(self) -> None:
@@ -72,7 +82,8 @@ class Worker:
     def _handle(self, message: ToWorker) -> None:
         match message:
             case Configure():
-                self._engine = self._made(message)
+                self._told = message
+                self._engine(raw=message.raw is not None)
             case Space():
                 self._spaces[message.segment] = (
                     _core.Space(
@@ -81,39 +92,57 @@ class Worker:
                         message.names,
                         message.ports,
                         message.key,
+                        message.search,
                     ),
                     _core.Exclusions(
                         range_pairs(message.excluded4, 4), range_pairs(message.excluded6, 16)
                     ),
+                    message.raw,
                 )
             case Slice():
                 self._add(message)
             case Pause():
-                assert self._engine is not None
-                self._engine.paused = message.on
+                self._paused = message.on
+                for engine in self._engines():
+                    engine.paused = message.on
             case Neighbours():
-                assert isinstance(self._engine, _core.RawEngine)
+                assert self._raw is not None
                 for link, address, mac in message.told:
-                    self._engine.set_neighbour(link, address, mac)
+                    self._raw.set_neighbour(link, address, mac)
 
-    def _made(self, told: Configure) -> _core.Engine | _core.RawEngine:
-        """The engine for what was told. Raises `_CannotScan`."""
-        if told.raw is None:
-            return _core.Engine(
-                self._bucket,
-                control_fd=self._control.fileno(),
-                window=told.window,
-                tcp_timeout_s=told.tcp_timeout_s,
-                udp_timeout_s=told.udp_timeout_s,
-                states=told.states,
-                payload=told.payload,
-                payloads=told.payloads,
-                checks=told.checks,
-                further=told.further,
-                udp_fast=told.udp_fast,
-                adaptive=told.adaptive,
-                policy=_policy(told.policy),
-            )
+    def _engines(self) -> list[_core.Engine | _core.RawEngine]:
+        return [each for each in (self._plain, self._raw) if each is not None]
+
+    def _engine(self, *, raw: bool) -> _core.Engine | _core.RawEngine:
+        """One of the two, made when it is first needed. Raises `_CannotScan`."""
+        assert self._told is not None
+        engine: _core.Engine | _core.RawEngine
+        if raw:
+            engine = self._raw = self._raw or self._made_raw(self._told)
+        else:
+            engine = self._plain = self._plain or self._made(self._told)
+        engine.paused = self._paused
+        return engine
+
+    def _made(self, told: Configure) -> _core.Engine:
+        return _core.Engine(
+            self._bucket,
+            control_fd=self._control.fileno(),
+            window=told.window,
+            tcp_timeout_s=told.tcp_timeout_s,
+            udp_timeout_s=told.udp_timeout_s,
+            states=told.states,
+            payload=told.payload,
+            payloads=told.payloads,
+            checks=told.checks,
+            further=told.further,
+            udp_fast=told.udp_fast,
+            adaptive=told.adaptive,
+            policy=_policy(told.policy),
+        )
+
+    def _made_raw(self, told: Configure) -> _core.RawEngine:
+        assert told.raw is not None
         try:
             engine = _core.RawEngine(
                 self._bucket,
@@ -142,41 +171,52 @@ class Worker:
         return engine
 
     def _add(self, work: Slice) -> None:
-        assert self._engine is not None
-        space, exclusions = self._spaces[work.segment]
+        space, exclusions, raw = self._spaces[work.segment]
+        engine = self._engine(raw=raw)
         self._wanted = max(0, self._wanted - 1)  # the first may come unasked
         if work.addresses is None:
-            self._engine.add_slice(work.lease, work.start, work.count, space, exclusions)
+            engine.add_slice(work.lease, work.start, work.count, space, exclusions)
         else:
-            self._engine.add_names(
-                work.lease, work.start, work.count, space, exclusions, work.addresses
-            )
+            engine.add_names(work.lease, work.start, work.count, space, exclusions, work.addresses)
 
     def _work(self) -> None:
-        """Run the engine until the node has something to say."""
-        engine = self._engine
-        if engine is None:
-            return
-        raw = engine if isinstance(engine, _core.RawEngine) else None
-        while True:
-            told = engine.pump(PUMP_S)
-            drops = raw.drops if raw is not None else 0
+        """Run the engines until the node has something to say."""
+        engines = self._engines()
+        while engines:
+            told = self._pump(engines)
+            sent = sum(each.sent for each in engines)
+            drops = self._raw.drops if self._raw is not None else 0
             out = [
-                pack(Found(lease, hits, done, counts, errors, engine.sent, drops))
-                for lease, hits, done, counts, errors in engine.take()
+                pack(Found(lease, hits, done, counts, errors, sent, drops))
+                for each in engines
+                for lease, hits, done, counts, errors in each.take()
             ]
-            wanted = raw.neighbours_wanted() if raw is not None else []
+            wanted = self._raw.neighbours_wanted() if self._raw is not None else []
             if wanted:
                 out.append(pack(Wonder(wanted)))
-            more = SLICES_AHEAD - engine.pending - self._wanted
-            if more > 0 and engine.slices_open < _SLICES_FULL:
+            more = SLICES_AHEAD - sum(each.pending for each in engines) - self._wanted
+            if more > 0 and sum(each.slices_open for each in engines) < _SLICES_FULL:
                 self._wanted += more
                 out.append(pack(Want(more)))
             if not out and not told:
-                out.append(pack(Alive(engine.sent)))
+                out.append(pack(Alive(sent)))
             self._control.sendall(b"".join(out))
             if told:
                 return
+
+    def _pump(self, engines: Sequence[_core.Engine | _core.RawEngine]) -> bool:
+        """Run those that have slices, in turns; whether the node has something to say."""
+        busy = [each for each in engines if each.slices_open] or engines[:1]
+        if len(busy) == 1:
+            return busy[0].pump(PUMP_S)
+        until = time.monotonic() + PUMP_S
+        while (begun := time.monotonic()) < until:
+            told = [each.pump(TURN_S) for each in busy]
+            if any(told):
+                return True
+            if time.monotonic() - begun < TURN_S * len(busy):
+                break  # one came back early: there is something to be taken
+        return False
 
 
 def _policy(told: Policy | None) -> _core.Policy | None:

@@ -58,8 +58,8 @@ class Raw(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Configure(_Message, frozen=True, tag="configure"):
-    """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow. ``raw`` None: by
-    sockets of the kernel's."""
+    """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow. ``raw``: what spaces
+    that ask for it need; None where there are none."""
 
     window: int
     tcp_timeout_s: float
@@ -77,7 +77,8 @@ class Configure(_Message, frozen=True, tag="configure"):
 
 class Space(_Message, frozen=True, tag="space"):
     """A segment's space. ``ranges`` and ``excluded`` are inclusive pairs, in big-endian bytes:
-    4 for each IPv4, 16 for each IPv6 address; ``ports`` are (protocol, port) pairs."""
+    4 for each IPv4, 16 for each IPv6 address; ``ports`` are (protocol, port) pairs. ``search`` is
+    as `_core.Space` has it; ``raw``: its slices go out as packets of one's own."""
 
     segment: int
     ranges4: bytes
@@ -87,6 +88,8 @@ class Space(_Message, frozen=True, tag="space"):
     key: bytes
     excluded4: bytes
     excluded6: bytes
+    search: int = 0
+    raw: bool = False
 
 
 class Slice(_Message, frozen=True, tag="slice"):
