@@ -321,7 +321,7 @@ async def test_a_node_without_the_right_tells_its_server_and_ends() -> None:
 @in_trio
 async def test_a_node_with_the_right_scans() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "net_for", lambda: Wired(PERMANENT))
+        patch.setattr(client, "net_for", lambda **_: Wired(PERMANENT))
         async with site(processes=1) as made:
             server = await made.accept()
             await server.let_in(settings=SYN)
