@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CORE_PARTS := $(wildcard src/nray/core/*) src/nray/_core.pyx
 # What a session of tests may be told, for example: make test PYTEST="-k rooms -x"
 PYTEST ?=
+# Processes of the tests: most wait for most of their time, so one more than there are cores.
+TEST_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # make simulate SEEDS=10000 FROM=0 JOBS=2: histories in the simulator.
 SEEDS ?= 1000
 FROM ?= 0
@@ -22,7 +24,7 @@ demo: $(VENV)/.core
 	@$(BIN)/python demo/run.py
 
 test: $(VENV)/.core $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST)
 
 lint: $(VENV)/.core $(VENV)/.dev
 	$(BIN)/ruff format --check src tests bench demo setup.py

@@ -19,7 +19,7 @@ import click
 from nray.cli.root import nray
 
 #: For anything that a process is waited for; far more than it takes.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def parse(*arguments: str) -> click.Context:
@@ -88,7 +88,7 @@ class Process:
 
     def left(self) -> list[int]:
         """Processes of its session that are still there after a moment."""
-        until(lambda: not self._members(), 3.0, lambda: "")
+        until(lambda: not self._members(), PATIENCE_S, lambda: "")
         return self._members()
 
     def kill(self) -> None:
@@ -145,10 +145,17 @@ def own_address(number: int) -> str:
     return f"127.{64 + (pid >> 8) % 63}.{pid % 256}.{number}"
 
 
+#: Which of the processes of a test session this is (pytest-xdist), and how many could be.
+_PROCESS, _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 16, 16
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has, and that no outgoing connection will take."""
+    """A TCP port of 127.0.0.1 that nobody has, and that no outgoing connection will take.
+
+    Processes of one session draw from ports of their own: two must not find the same one free.
+    """
     while True:
-        port = random.randrange(10_000, 20_000)
+        port = random.randrange(10_000, 20_000) // _PROCESSES * _PROCESSES + _PROCESS
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port

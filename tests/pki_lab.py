@@ -228,7 +228,7 @@ def write(directory: Path, stem: str, made: Made, *chain: Made) -> tuple[Path, P
 def openssl(directory: Path, *arguments: str) -> str:
     """Runs Debian's openssl; an error of it is an error of the test."""
     done = subprocess.run(
-        ["openssl", *arguments], cwd=directory, capture_output=True, text=True, timeout=20
+        ["openssl", *arguments], cwd=directory, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -265,5 +265,5 @@ def cfssl_guide(directory: Path) -> None:
         "cfssl gencert -ca ca.pem -ca-key ca-key.pem csr.json | cfssljson -bare client",
     ):
         subprocess.run(
-            command, shell=True, cwd=directory, check=True, capture_output=True, timeout=20
+            command, shell=True, cwd=directory, check=True, capture_output=True, timeout=120
         )

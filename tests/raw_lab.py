@@ -189,7 +189,7 @@ class FarEnd:
         drive.engine.add_slice(lease, 0, where.total, where, None)
         return self.gather(drive, where.total if count is None else count)
 
-    def gather(self, drive: Drive, count: int, limit_s: float = 5.0) -> list[bytes]:
+    def gather(self, drive: Drive, count: int, limit_s: float = 60.0) -> list[bytes]:
         """Pump until so many probes have come out."""
         found: list[bytes] = []
         deadline = time.monotonic() + limit_s

@@ -35,7 +35,7 @@ def test_all_at_once_and_all_gone(
         node_command(credentials, "one"),
         node_command(credentials, "two"),
     ]
-    weighed = measure(commands, tmp_path, namespace=lab.scanner, env=environment(), timeout_s=60)
+    weighed = measure(commands, tmp_path, namespace=lab.scanner, env=environment(), timeout_s=180)
     said = "\n".join((tmp_path / f"{number}.err").read_text()[-1000:] for number in range(3))
     assert weighed.statuses == [0, 0, 0], said
     assert weighed.left == 0, f"processes left behind\n{said}"

@@ -37,7 +37,7 @@ def test_a_server_with_two_nodes_finds_what_listens(
     targets = {"targets": [address], "tcpports": ["1-65535"], "udpports": []}
     cluster.start_server(targets, {"tcp": {"timeout": "1000ms"}})
     # The server's own port is one of those that listen, if the scan is of its address.
-    cluster.until(lambda: ("127.0.0.1", 8601) in reachable(alone, "127.0.0.1"), 15.0)
+    cluster.until(lambda: ("127.0.0.1", 8601) in reachable(alone, "127.0.0.1"), 60.0)
     truth = reachable(alone, address)
     cluster.start_node("one")
     cluster.start_node("two")

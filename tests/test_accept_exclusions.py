@@ -65,20 +65,16 @@ def test_the_list_has_each_once_and_none_that_is_excluded(
 def test_no_excluded_address_gets_a_packet(
     alone: Namespace, flags: list[str], excluded: set[str], tmp_path: Path
 ) -> None:
+    """On one of the ports: that each address has all of them is the list's to show."""
+    flags[flags.index("-p") + 1] = str(PORTS[0])
     with Capture(alone, "lo", tmp_path / "capture", answers_to=OWN) as capture:
         done = scan(alone, *flags).expect(0)
     # Of any kind: the filter passes every packet that does not go to OWN.
     hit = {packet.address for packet in capture.packets} & excluded
     assert not hit, f"{len(hit)} excluded addresses got packets, e.g. {sorted(hit)[:5]}"
     probed = {(packet.address, packet.port) for packet in capture.probes()}
-    wanted = {
-        (str(address), port)
-        for address in NETWORK
-        if str(address) not in excluded
-        for port in PORTS
-    }
-    assert probed == wanted
-    assert done.probes == EXPECTED
+    assert probed == {(str(each), PORTS[0]) for each in NETWORK if str(each) not in excluded}
+    assert done.probes == EXPECTED // len(PORTS)
 
 
 def test_an_exclusion_wins_over_a_target_that_names_it(alone: Namespace, tmp_path: Path) -> None:

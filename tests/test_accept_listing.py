@@ -19,7 +19,7 @@ def weigh(words: list[str], directory: Path, head: bool = False) -> tuple[Weighe
     command = nray("scan", "--list", *words)
     if head:
         command = ["sh", "-c", f"{shlex.join(command)} | head -1"]
-    weighed = measure([command], directory, env=environment(), timeout_s=60)
+    weighed = measure([command], directory, env=environment(), timeout_s=180)
     return weighed, (directory / "0.out").read_text(), (directory / "0.err").read_text()
 
 

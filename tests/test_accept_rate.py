@@ -15,7 +15,7 @@ from lab.network import INTERFACE, Lab
 from lab.nray import scan
 from lab.truth import Truth
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.alone]
 
 TARGET = "198.18.1.1"
 RUN_S = 3.0

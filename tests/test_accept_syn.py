@@ -274,6 +274,7 @@ def test_every_frame_is_right_in_tshark_s_eyes(lab: Lab, version: int, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @VERSIONS
 @pytest.mark.parametrize("processes", [1, 2])
 def test_10000_a_second_in_buckets_of_10_ms(
@@ -304,6 +305,7 @@ def test_10000_a_second_in_buckets_of_10_ms(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_10_a_second_is_one_each_100_ms(lab: Lab, tmp_path: Path) -> None:
     lab.keep_to(Truth())
     words = ["-t", HOST[4], "-p", "1-21", "--rate", "10", "--timeout", "200ms"]

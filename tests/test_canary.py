@@ -61,7 +61,10 @@ def test_no_command_shows_a_secret(
         until(lambda: "waiting for nodes" in server.said, why=lambda: server.said)
         assert command_lines(server.popen.pid)
         assert CANARY.encode() not in command_lines(server.popen.pid)
-        assert (tmp_path / "conf.yaml.ledger-wal").exists()
+        until(
+            (tmp_path / "conf.yaml.ledger-wal").exists,
+            why=lambda: f"{os.listdir(tmp_path)}, {server.popen.poll()}: {server.said}",
+        )
         assert_unseen(tmp_path)  # the log of the ledger, while it is written
         server.interrupt()
         assert server.end() == 130, server.said

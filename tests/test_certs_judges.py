@@ -123,7 +123,7 @@ def _need(program: str, package: str) -> None:
 
 def _run(directory: Path, *command: str, **more: str) -> tuple[int, str]:
     done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=60,
+        command, cwd=directory, capture_output=True, text=True, timeout=180,
         env={**os.environ, **more},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr

@@ -238,7 +238,7 @@ def test_certificates_of_the_manual_are_good(tool: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     recipe, *revoking = [block for block in blocks if f"\n{tool} " in f"\n{block}"]
     subprocess.run(
-        ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=20
+        ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=120
     )
     pairs = [f"{stem}{end}" for stem in ("ca", "client", "server") for end in ("-key.pem", ".pem")]
     assert sorted(path.name for path in tmp_path.glob("*.pem")) == sorted(pairs)
@@ -254,7 +254,7 @@ def test_certificates_of_the_manual_are_good(tool: str, tmp_path: Path) -> None:
     verify_node(client, [], trust, now)
     for recipe in revoking:
         subprocess.run(
-            ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=20,
+            ["bash", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=120,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         revocations = load_revocations(tmp_path / "revoked.pem", trust)

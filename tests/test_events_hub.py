@@ -19,7 +19,7 @@ from nray.events.json_file import JsonFileSink
 from nray.events.sink import SinkClosed, SinkError, SinkStartError
 from nray.events.terminal import TerminalSink
 
-PATIENCE_S = 5.0  # a test that hangs fails after so long
+PATIENCE_S = 60.0  # a test that hangs fails after so long
 
 
 def event(port: int = 80, **changes: Any) -> model.Event:

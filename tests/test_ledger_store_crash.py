@@ -309,7 +309,7 @@ def test_on_a_full_disk(tmp_path, scene):
     ran = subprocess.run(
         ["unshare", "-m", "sh", "-c", command, "sh",
          tmp_path, sys.executable, HERE, scene.__name__],
-        env=ENV, capture_output=True, text=True, timeout=60,
+        env=ENV, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert list(tmp_path.iterdir()) == []

@@ -414,7 +414,7 @@ def as_nobody(program: Path, *arguments: str, inside: Namespace | None = None):
     ]  # fmt: skip
     if inside is not None:
         command = inside.inside(command)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, cwd="/")
 
 
 @pytest.mark.lab

@@ -34,7 +34,7 @@ from pki_attacks import CASES, Case, Shown, guest_on, leaf
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 #: Far more than anything here takes.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @functools.cache

@@ -512,7 +512,11 @@ def hello() -> bytes:
     return connection.bio_read(65536)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x16", hello()[:100], b"\x16\x03\x01\x3f\xff\x01"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x16", hello()[:100], b"\x16\x03\x01\x3f\xff\x01"],
+    ids=["nothing", "one byte", "a part", "a header"],  # the hello has random bytes
+)
 def test_who_says_too_little_waits_for_the_time_limit(pki: Lab, data: bytes) -> None:
     async def main() -> None:
         said, seconds = await outcome(server_tls(pki), data)

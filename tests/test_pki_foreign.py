@@ -39,7 +39,7 @@ if shutil.which("openssl") is None:
 T = TypeVar("T")
 
 #: Far more than anything here takes.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 VERSIONS = ("-tls1_2", "-tls1_3")
 LAX = ["-cipher", "ALL:@SECLEVEL=0"]
 WELCOME = b"WELCOME-of-the-server"

@@ -68,7 +68,7 @@ def meet(
 
         async def keep(name: str, call, *arguments: object) -> None:
             try:
-                results[name] = await call(*arguments, timeout_s=10)
+                results[name] = await call(*arguments, timeout_s=60)
             except (PeerRejected, trio.BrokenResourceError) as error:
                 results[name] = error
 

@@ -1163,7 +1163,7 @@ def test_over_loopback_a_registration_and_its_end(caplog):
         assert server.scheduler.finished
 
     async def talk(server, listeners, port):
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run, listeners)
                 stream = await trio.open_tcp_stream("127.0.0.1", port)

@@ -60,7 +60,7 @@ def test_a_scan_ends_beside_half_open_lines_loris_peers_and_a_flooding_node(tmp_
 
     async def node(port, name):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
-        peer = Peer(Channel(await node_tls.connect(stream, "127.0.0.1", timeout_s=20), NodeEnd()))
+        peer = Peer(Channel(await node_tls.connect(stream, "127.0.0.1", timeout_s=60), NodeEnd()))
         await peer.register(name=name, instance=name, machine_id=name)
         return peer
 
@@ -124,14 +124,14 @@ def test_a_scan_ends_beside_half_open_lines_loris_peers_and_a_flooding_node(tmp_
                     nursery.start_soon(_until_gone, pour, port)
                 leases = await scan(port)
                 lobby_most.append(server.lobby.most)
-                nursery.cancel_scope.deadline = trio.current_time() + 20
+                nursery.cancel_scope.deadline = trio.current_time() + 60
         for stream in held:
             await trio.aclose_forcefully(stream)
         assert server.scheduler.finished
         return leases
 
     async def bounded():
-        with trio.fail_after(60):
+        with trio.fail_after(180):
             return await main()
 
     assert trio.run(bounded) >= SLICES

@@ -6,7 +6,6 @@ in the message, and ``python -m tests.torture SEED`` carries it out again.
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ from torture.judge import judge_events, judge_lines
 from torture.plan import KINDS, UNDISTURBED, draw
 from torture.pressure import press
 
-#: Blows of the suite, and the first seed: as many trials as two cores do in half a minute.
-BLOWS = 20
-FIRST = 1
+#: Trials of the suite, chosen for blows of every kind, early and late, one upon the other.
+SEEDS = (2, 9, 10, 11, 15, 20, 27, 30)
+BLOWS = 19
 JOBS = 2
-#: How long the reader of a pipe stops, and what the issue allows memory to grow meanwhile.
-HELD_S = 5.0
+#: How long the reader of a pipe stops at least, how many ports of 256 hosts are scanned (more than
+#: all queues can take in), and what the issue allows memory to grow meanwhile.
+HELD_S = 1.0
+PORTS = 500
 GROWS_MOST_BYTES = 50_000_000
 
 
@@ -35,7 +36,7 @@ GROWS_MOST_BYTES = 50_000_000
 def test_nothing_lost_and_nothing_twice(tmp_path: Path) -> None:
     require()
     campaign = Campaign(tmp_path)
-    campaign.run(itertools.chain([UNDISTURBED], campaign.until(BLOWS, FIRST)), JOBS)
+    campaign.run(iter([UNDISTURBED, *map(draw, SEEDS)]), JOBS)
     assert campaign.failed == [], "\n".join(map(describe, campaign.failed))
     assert campaign.landed >= BLOWS
 
@@ -48,7 +49,7 @@ def test_an_output_that_stands_still_holds_the_scan(
     """The suite's share of bench/pressure.py, which stops the reader for a minute."""
     require()
     with Ground() as ground:
-        pressed = press(ground, tmp_path, credentials, HELD_S)
+        pressed = press(ground, tmp_path, credentials, HELD_S, PORTS)
     assert pressed.faults == []
     # What the pipe holds and `cat` had taken may still come; a scan that went on would be more.
     assert pressed.stood < 1 << 20
@@ -57,8 +58,9 @@ def test_an_output_that_stands_still_holds_the_scan(
 
 def test_a_seed_is_a_plan() -> None:
     assert [draw(seed) for seed in range(1, 50)] == [draw(seed) for seed in range(1, 50)]
-    struck = {blow.kind for seed in range(1, 200) for blow in draw(seed).blows}
-    assert struck == set(KINDS)
+    for seeds in (SEEDS, range(1, 200)):
+        assert {blow.kind for seed in seeds for blow in draw(seed).blows} == set(KINDS)
+    assert sum(len(draw(seed).blows) for seed in SEEDS) == BLOWS
 
 
 # ── the judge ───────────────────────────────────────────────────────────────────────────────

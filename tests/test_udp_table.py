@@ -285,7 +285,7 @@ def test_a_real_service_gets_the_payload_of_the_seed() -> None:
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.77.5.68", 5683))
-        sock.settimeout(20)
+        sock.settimeout(60)
         thread = threading.Thread(target=serve, args=(sock,), daemon=True)
         thread.start()
         found = nray.scan("127.77.5.68", "5683", udp=True, seed=9, processes=1)

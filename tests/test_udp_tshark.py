@@ -62,7 +62,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     for port, probe in dict(CASES).items():
         if probe.decode_as:
             command += ["-d", f"udp.port=={port},{probe.decode_as}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
     assert len(rows) == len(CASES)

@@ -37,7 +37,7 @@ def in_trio(test):
     @wraps(test)
     def run(*args, **kwargs):
         async def bounded():
-            with trio.fail_after(60):
+            with trio.fail_after(180):
                 await test(*args, **kwargs)
 
         trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -438,7 +438,7 @@ def test_a_refusal_reaches_a_node_that_is_sending():
                 await server.receive()
                 await server.refuse(Reason.NOT_ALLOWED, "go away")
 
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery, listeners[0]:
                 nursery.start_soon(serve)
                 stream = await trio.open_tcp_stream("127.0.0.1", port)

@@ -32,8 +32,8 @@ RECEIVE_BUFFER_BYTES = 256 << 20
 SNAP_BYTES = 100
 #: After the end is asked for: as long as packets keep coming, at most this long.
 DRAIN_S = 2.0
-START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 120.0
 FOREVER = 1 << 62
 
 SO_RCVBUFFORCE = 33

@@ -128,7 +128,7 @@ class Cluster:
                 raise AssertionError(f"did not come about in {timeout_s} s\n{self._all_said()}")
             time.sleep(LOOK_EVERY_S)
 
-    def statuses(self, timeout_s: float = 60.0) -> dict[str, int]:
+    def statuses(self, timeout_s: float = 180.0) -> dict[str, int]:
         """Wait for all; the exit status of each by name."""
         deadline = time.monotonic() + timeout_s
         try:
@@ -139,7 +139,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"not done after {timeout_s} s\n{self._all_said()}") from None
 
-    def expect_end(self, timeout_s: float = 60.0, killed: str = "") -> None:
+    def expect_end(self, timeout_s: float = 180.0, killed: str = "") -> None:
         """All end with status 0 and without a traceback, but for the one that was killed."""
         for name, status in self.statuses(timeout_s).items():
             if name != killed:

@@ -22,9 +22,9 @@ from typing import Any
 PREFIX = "nraylab"
 NETNS_DIR = Path("/run/netns")
 #: A command that only sets something up; the longest (nft with 10,000 elements) takes under 1 s.
-SETUP_TIMEOUT_S = 30.0
+SETUP_TIMEOUT_S = 120.0
 #: How long a killed process may take to be gone; the kernel closes up to 20,000 sockets meanwhile.
-KILL_TIMEOUT_S = 5.0
+KILL_TIMEOUT_S = 30.0
 
 _count = itertools.count()
 

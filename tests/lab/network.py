@@ -40,7 +40,7 @@ _ICMP_LIMITED = {
     "net.ipv4.icmp_ratelimit": 1000,
     "net.ipv6.icmp.ratelimit": 1000,
 }
-_READY_TIMEOUT_S = 15.0
+_READY_TIMEOUT_S = 60.0
 
 #: (protocol, address, port, manner); see `listener`.
 Listener = tuple[str, str, int, str]

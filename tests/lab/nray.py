@@ -69,7 +69,7 @@ def limited(nofile: int, command: Sequence[str]) -> list[str]:
 
 
 def run(
-    namespace: Namespace, command: Sequence[str], timeout_s: float = 60.0, **options: Any
+    namespace: Namespace, command: Sequence[str], timeout_s: float = 180.0, **options: Any
 ) -> Finished:
     """Run a command to its end in a namespace.
 
@@ -93,7 +93,7 @@ def run(
     return Finished(process.returncode, stdout, stderr, time.monotonic() - begun)
 
 
-def scan(namespace: Namespace, *arguments: str, timeout_s: float = 60.0) -> Finished:
+def scan(namespace: Namespace, *arguments: str, timeout_s: float = 180.0) -> Finished:
     """``nray scan`` with these arguments, to its end."""
     return run(namespace, nray("scan", *arguments), timeout_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -18,8 +19,7 @@ _WRONG = " || ".join(
     ]
 )
 _CHECKED = [f"{name}.check_checksum:TRUE" for name in ("ip", "tcp", "udp")]
-_START_S = 10.0
-_STOP_S = 10.0
+_STOP_S = 60.0
 
 
 class Recording:
@@ -57,11 +57,27 @@ class Recording:
         traceback: TracebackType | None,
     ) -> None:
         # For what has left and did not yet arrive.
-        time.sleep(0.3)
+        time.sleep(0.2)
+        if kind is None:
+            self._catch_up()
         self._process.send_signal(signal.SIGINT)
         _, said = self._process.communicate(timeout=_STOP_S)
         if kind is None and "0 packets dropped by kernel" not in said:
             raise LabError(f"the recording lost packets: {said}")
+
+    def _catch_up(self) -> None:
+        """Until all that the kernel has for it is written: a busy machine may let it wait."""
+        assert self._process.stderr is not None
+        deadline = time.monotonic() + _STOP_S
+        while time.monotonic() < deadline:
+            self._process.send_signal(signal.SIGUSR1)  # it tells how far it is
+            told = re.search(
+                r"(\d+) packets? captured, (\d+) packets? received", self._process.stderr.readline()
+            )
+            if told and told[1] == told[2]:
+                return
+            time.sleep(0.05)
+        raise LabError(f"tcpdump does not catch up within {_STOP_S} s")
 
 
 def show(file: Path, which: str, *fields: str) -> list[list[str]]:

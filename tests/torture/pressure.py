@@ -1,7 +1,8 @@
 """An output that stands still under full load: memory stays flat, and no event is missing.
 
 The json-file is a named pipe, and its reader is stopped. From then on every queue between the
-sockets of the workers and that pipe fills up, and the scan has to stand.
+sockets of the workers and that pipe fills up, and the scan has to stand: no connection is opened
+any more.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ PORTS = 2000
 #: Before the reader is stopped: long enough for the load to be full.
 WARM_S = 1.0
 SAMPLE_EVERY_S = 0.1
+#: A scan that opens no connection for so long stands, and by then at the latest it has to.
+STILL_S = 1.0
+STANDS_WITHIN_S = 60.0
 END_S = 180.0
 
 
@@ -36,7 +40,8 @@ class Pressed:
 
     Attributes:
         before: the most before the reader was stopped. held: while it was. after: until the end.
-        rate: events a second before. stood: events that came out while it was stopped.
+        rate: events a second before. stood: bytes that came out while it was stopped.
+        asked: probes that had left when the scan stood.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -46,14 +51,18 @@ class Pressed:
     held: int = 0
     after: int = 0
     stood: int = 0
+    asked: int = 0
 
     @property
     def grown(self) -> int:
         return max(self.held, self.after) - self.before
 
 
-def press(ground: Ground, directory: Path, credentials: Credentials, hold_s: float) -> Pressed:
-    """Scan at full speed into a pipe whose reader stops for so many seconds."""
+def press(
+    ground: Ground, directory: Path, credentials: Credentials, hold_s: float, ports: int = PORTS
+) -> Pressed:
+    """Scan at full speed into a pipe whose reader stops until the scan stands, and for so many
+    seconds at least."""
     pipe, output = directory / "pipe", directory / "read.json"
     os.mkfifo(pipe)
     json_file = {
@@ -64,7 +73,7 @@ def press(ground: Ground, directory: Path, credentials: Credentials, hold_s: flo
     standard = {
         "enabled": True,
         "targets": [NETWORK],
-        "tcpports": [f"1-{PORTS}"],
+        "tcpports": [f"1-{ports}"],
         "udpports": [],
     }
     crew = Crew(
@@ -92,6 +101,17 @@ def press(ground: Ground, directory: Path, credentials: Credentials, hold_s: flo
         at_stop = output.stat().st_size
         pressed.rate = _lines(output) / (time.monotonic() - begun)
         pressed.held = _watch(crew, hold_s)
+        deadline = time.monotonic() + STANDS_WITHIN_S
+        while True:
+            pressed.asked = _opened(ground)
+            pressed.held = max(pressed.held, _watch(crew, STILL_S))
+            if _opened(ground) == pressed.asked:
+                break
+            if time.monotonic() > deadline:
+                pressed.faults.append("the scan goes on without its output")
+                break
+        if pressed.asked >= HOSTS * ports:
+            pressed.faults.append("every probe has left without the output")
         if not crew.server.running:
             pressed.faults.append("the server has ended without its output")
         pressed.stood = output.stat().st_size - at_stop
@@ -105,8 +125,21 @@ def press(ground: Ground, directory: Path, credentials: Credentials, hold_s: flo
         reader.kill()
         reader.wait()
         crew.close()
-    _judge(output, pressed)
+    _judge(output, pressed, HOSTS * ports)
     return pressed
+
+
+def _opened(ground: Ground) -> int:
+    """TCP connections that were ever begun on the ground (RFC 4022, tcpActiveOpens)."""
+    total = 0
+    for namespace in (ground.hub, ground.far):
+        head, values = [
+            line.split()
+            for line in namespace.call(["cat", "/proc/net/snmp"]).splitlines()
+            if line.startswith("Tcp:")
+        ]
+        total += int(values[head.index("ActiveOpens")])
+    return total
 
 
 def _watch(crew: Crew, seconds: float) -> int:
@@ -142,7 +175,7 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _judge(output: Path, pressed: Pressed) -> None:
+def _judge(output: Path, pressed: Pressed, probes: int) -> None:
     seen: Counter[tuple[str, int]] = Counter()
     with output.open("rb") as file:
         for line in file:
@@ -150,8 +183,8 @@ def _judge(output: Path, pressed: Pressed) -> None:
             if result:
                 seen[result["target"], result["port"]] += 1
     pressed.events = seen.total()
-    if len(seen) != HOSTS * PORTS:
-        pressed.faults.append(f"{len(seen)} of {HOSTS * PORTS} probes have an event")
+    if len(seen) != probes:
+        pressed.faults.append(f"{len(seen)} of {probes} probes have an event")
     twice = [pair for pair, times in seen.items() if times > 1]
     if twice:
         pressed.faults.append(f"{len(twice)} events twice, e.g. {twice[:3]}")

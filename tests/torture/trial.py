@@ -17,11 +17,11 @@ from .plan import FAR, NEAR, NODES, SERVER, WORKER_NEAR, Blow, Plan
 
 LOOK_EVERY_S = 0.004
 #: For a trial; the longest plan takes some eight seconds.
-TIMEOUT_S = 40.0
+TIMEOUT_S = 120.0
 #: How long nodes may take to end after their server.
 FAREWELL_S = 3.0
 #: Between the end of a node and that of the last process below it.
-GONE_S = 3.0
+GONE_S = 30.0
 
 
 @dataclass
