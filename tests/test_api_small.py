@@ -9,10 +9,13 @@ from nray import UserError
 from nray.api import loop
 from nray.api.attend import NodeTlsFiles, attend, is_loopback
 from nray.api.collect import CallSink
+from nray.api.scan import settings_for
 from nray.api.serve import settings_of, slice_cap
 from nray.api.workers import NoWorkers, ask_for_workers
-from nray.config.schema import Config
+from nray.config.kinds import AUTO_RATE
+from nray.config.schema import Config, ScannerConfig, Tcp
 from nray.events.model import port_event
+from nray.node.pacing import CAP
 
 # ── errors out of groups ────────────────────────────────────────────────────────────────────
 
@@ -244,6 +247,21 @@ def test_the_batch_keys_cap_a_slice_at_their_product(keys, cap):
 
 def test_a_cap_stays_a_number_that_the_wire_can_carry():
     assert slice_cap(config(max_tcp_ports_per_batch=65535)) < 2**63
+
+
+def test_what_auto_is_told_as():
+    """A cap for packets of our own; for connects no limit, as what is in flight adapts itself."""
+    connects = ScannerConfig(ratelimit=AUTO_RATE)
+    made = settings_of(Config(scannerconfig=connects), 1)
+    assert (made.ratelimit, made.ratelimit_auto) == (0.0, False)
+    syns = ScannerConfig(ratelimit=AUTO_RATE, tcp=Tcp(method="syn"))
+    made = settings_of(Config(scannerconfig=syns), 1)
+    assert (made.ratelimit, made.ratelimit_auto) == (CAP, True)
+    fixed = settings_of(Config(scannerconfig=ScannerConfig(ratelimit=5.0, tcp=syns.tcp)), 1)
+    assert (fixed.ratelimit, fixed.ratelimit_auto) == (5.0, False)
+    told = settings_for(timeout_s=1, rate="auto", method="syn")
+    assert (told.ratelimit, told.ratelimit_auto) == (CAP, True)
+    assert settings_for(timeout_s=1, rate="auto").ratelimit == 0
 
 
 def test_how_a_configuration_scans():

@@ -8,7 +8,7 @@ import pytest
 from cli_lab import parse
 from nray import UserError
 from nray.api import scan
-from nray.cli.command import Number, hint_of, message_of, nearest
+from nray.cli.command import Number, Rate, hint_of, message_of, nearest
 from nray.cli.root import COMMANDS, nray
 from nray.cli.scan import RETRIES_MAX, InFlight, States, Timeout
 from nray.config import kinds
@@ -145,6 +145,8 @@ def test_a_group_alone_asks_for_a_command(arguments: list[str]) -> None:
     [
         (Number("a port", 1, 65535), "65535", 65535),
         (Number("a rate", 0.001, whole=False), "0.5", 0.5),
+        (Rate("a rate", 0.001, whole=False), "0.5", 0.5),
+        (Rate("a rate", 0.001, whole=False), "Auto", "auto"),
         (Number("a seed", 0, 2**64 - 1), "0", 0),
         (InFlight("probes", 1, 10), "auto", 0),
         (InFlight("probes", 1, 10), "10", 10),
@@ -164,6 +166,7 @@ def test_values(kind: click.ParamType, text: str, value: object) -> None:  # typ
     ("kind", "text"),
     [
         *((Number("a port", 1, 65535), text) for text in ("0", "65536", "", "1.5", "-1", "1e3")),
+        *((Rate("a rate", 0.001, whole=False), text) for text in ("0", "automatic", "")),
         *((Number("a rate", 0.001, whole=False), text) for text in ("0", "nan", "inf", "1e99")),
         *((InFlight("probes", 1, 10), text) for text in ("0", "11", "Auto", "")),
         *((Timeout(), text) for text in ("", "1", "0s", "61m", "-1s", "1 parsec")),

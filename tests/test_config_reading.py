@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nray import UserError
 from nray.config import reader, yamltext
 from nray.config.errors import ConfigError, Problem
+from nray.config.kinds import AUTO_RATE
 from nray.config.reader import load, loads
 from nray.config.schema import (
     Config,
@@ -299,7 +300,16 @@ def test_bare_numbers_are_seconds_under_internal() -> None:
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("none", 0.0), ('"NONE"', 0.0), ("1000", 1000.0), ('"2.5"', 2.5), ("1e6", 1e6), ("~", 0.0)],
+    [
+        ("none", 0.0),
+        ('"NONE"', 0.0),
+        ("1000", 1000.0),
+        ('"2.5"', 2.5),
+        ("1e6", 1e6),
+        ("~", 0.0),
+        ("auto", AUTO_RATE),
+        ('"AUTO"', AUTO_RATE),
+    ],
 )
 def test_rates(text: str, rate: float) -> None:
     assert loads(f"scannerconfig.ratelimit: {text}").scannerconfig.ratelimit == rate
@@ -471,7 +481,8 @@ def test_unknown_keys_name_the_nearest_right_one(text: str, key: str, right: str
         ("scannerconfig.workers", "0", "write auto, or a whole number"),
         ("scannerconfig.workers", "many", "auto"),
         ("scannerconfig.processes", "100000", "1024"),
-        ("scannerconfig.ratelimit", "0", "none for no limit"),
+        ("scannerconfig.ratelimit", "0", "none for no limit, or auto"),
+        ("scannerconfig.ratelimit", "automatic", "or auto"),
         ("scannerconfig.ratelimit", "-1", "above 0"),
         ("scannerconfig.ratelimit", "fast", "above 0"),
         ("scannerconfig.ratelimit", ".inf", "above 0"),

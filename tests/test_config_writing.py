@@ -53,7 +53,7 @@ BY_KIND: dict[type, st.SearchStrategy[Any]] = {
     kinds.Bool: st.booleans(),
     kinds.AutoInt: st.integers(0, 1024),
     kinds.Discovery: st.sampled_from(["none", "ping", "arp", "auto", "syn:80,443"]),
-    kinds.Rate: st.just(0.0) | st.floats(1e-9, 1e18),
+    kinds.AutoRate: st.sampled_from([0.0, kinds.AUTO_RATE]) | st.floats(1e-9, 1e18),
     kinds.Duration: SECONDS,
     kinds.Text: TEXT,
     kinds.Secret: st.sampled_from([MASK, ""]).map(SecretText),
@@ -147,6 +147,9 @@ def test_every_key_is_written_with_its_default() -> None:
     assert document["scannerconfig"]["tcp"]["timeout"] == "2500ms"
     assert document["scannerconfig"]["workers"] == "auto"
     assert document["scannerconfig"]["ratelimit"] == "none"
+    assert loads(to_yaml(loads("scannerconfig.ratelimit: auto"))) == loads(
+        "scannerconfig.ratelimit: auto"
+    )
 
 
 def test_outputs_that_are_not_there_stay_away() -> None:

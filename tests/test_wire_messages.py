@@ -36,6 +36,7 @@ ENVIRONMENT = Environment("vantage", "Linux 6.18", 4711, "nray", "scan", "a CPU 
 SETTINGS = Settings(
     workers=250,
     ratelimit=1000.0,
+    ratelimit_auto=True,
     udp_payload=b"\x00nray\xff",
     udp_payloads={19: b"A", 65535: b""},
     states=("closed", "open|filtered"),

@@ -45,6 +45,7 @@ RAW = Raw(
     retries=3,
     links=[(2, "eth0", True, b"\x02" * 6, 1500), (1, "lo", False, b"", 65536)],
     routes=[(6, bytes(16), b"\xff" * 16, 0, b"\x20" * 16, b"")],
+    samples=True,
 )
 SPACE = Space(
     segment=3,

@@ -116,6 +116,18 @@ class Bucket:
         """
     def settle(self, at_ns: int, now_ns: int, count: int = 1) -> None:
         """Charge for probes that have left by now, if that was late, on turns from ``at_ns``."""
+    def begin_stretch(self) -> int:
+        """Begin a stretch of time whose samples (see `RawEngine`) are counted; its number."""
+    def end_stretch(self) -> None:
+        """No more samples until the next stretch begins."""
+    def samples(self, stretch: int) -> tuple[int, int, int]:
+        """Samples asked, answered and lost in one of the last 16 stretches."""
+    @property
+    def sent(self) -> int:
+        """Packets sent by raw engines that were made with ``samples``."""
+    @property
+    def drops(self) -> int:
+        """Answers that their rings had no room for."""
 
 # ── hits.pxi ────────────────────────────────────────────────────────────────────────────────
 
@@ -263,6 +275,9 @@ class RawEngine:
         tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
         retries: further passes over what is silent, 0 to 100.
         states, payload, payloads, udp_fast, policy: as `Engine`.
+        samples: while a stretch of ``bucket`` goes on, probe some ports that have answered again,
+            from half of the source ports, and tell the bucket what became of it. What is sent,
+            and answers without room, are told it, too.
         checks, further: as `Engine`, but each pass asks one question, and a datagram that shows
             nothing of what was asked is not believed: the port counts as silent, with the reason
             ``unexpected-response``. Where a payload has room for it (`STEP_OWN`) each target gets
@@ -306,6 +321,7 @@ class RawEngine:
         udp_fast: bool = False,
         policy: Policy | None = None,
         xdp: bool = False,
+        samples: bool = False,
     ) -> None: ...
     @property
     def no_xdp(self) -> Mapping[int, int]:

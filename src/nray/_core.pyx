@@ -20,6 +20,8 @@ include "core/questions.pxi"
 include "core/slices.pxi"
 # connect engine: TCP connect and UDP over epoll
 include "core/engine.pxi"
+# what is sent again to learn how much a path loses
+include "core/samples.pxi"
 # raw engine: SYN and UDP probes as packets of its own
 include "core/raw.pxi"
 # capabilities of this process, and giving them up

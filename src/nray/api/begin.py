@@ -62,7 +62,7 @@ def begin(
     """
     primed = ask_for_workers(fork_server, processes)
     scheduler = Scheduler(
-        ratelimit=settings.ratelimit,
+        ratelimit=0.0 if settings.ratelimit_auto else settings.ratelimit,
         slice_first=SLICE_FIRST,
         generation=ledger.generation if ledger else 0,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from nray import UserError
 from nray.api.workers import start_fork_server
 from nray.node.orders import METHODS, is_raw, needs_raw
+from nray.node.pacing import CAP
 from nray.targets.discovery import sends_pings, unfollowed
 from nray.targets.plan import Plan, plan
 from nray.targets.ports import UDP
@@ -57,7 +58,7 @@ def scan(
     timeout_s: float = 1.0,
     workers: int = 0,
     processes: int = 0,
-    rate: float = 0.0,
+    rate: float | Literal["auto"] = 0.0,
     method: Literal["connect", "syn"] = "connect",
     retries: int = 1,
     discovery: str = "none",
@@ -77,7 +78,8 @@ def scan(
         timeout_s: how long an unanswered probe is waited for, seconds.
         workers: probes in flight; 0 lets the number grow to what the machine bears.
         processes: worker processes; 0 for one on each core.
-        rate: probes started each second; 0 for no limit.
+        rate: probes started in any second at most; 0 for no limit. ``auto`` finds one that the
+            path bears (with ``syn``; else it is no limit, and what is in flight adapts itself).
         method: how TCP ports are probed; ``syn`` needs the right to raw sockets.
         retries: with ``syn``, how often silent ports are probed again, at most 10.
         discovery: how hosts are looked for first, so that ports are probed of those alone that
@@ -129,7 +131,7 @@ def settings_for(
     timeout_s: float,
     adaptive: bool = False,
     workers: int = 0,
-    rate: float = 0.0,
+    rate: float | Literal["auto"] = 0.0,
     show: Sequence[str] = (),
     method: str = "connect",
     retries: int = 1,
@@ -150,9 +152,11 @@ def settings_for(
     if not 0 <= retries <= RETRIES_MAX:
         raise UserError(f"{retries} retries are not from 0 to {RETRIES_MAX}")
     timeout_ms = max(1, round(timeout_s * 1000))
+    limit, auto = limit_of(rate, method)
     return Settings(
         workers=workers,
-        ratelimit=rate,
+        ratelimit=limit,
+        ratelimit_auto=auto,
         tcp_timeout_ms=timeout_ms,
         udp_timeout_ms=timeout_ms,
         adaptive=adaptive,
@@ -164,6 +168,16 @@ def settings_for(
         retries=retries,
         pings=pings,
     )
+
+
+def limit_of(rate: float | Literal["auto"], method: str) -> tuple[float, bool]:
+    """A rate as nodes are told: the limit, and whether they are to find a rate below it.
+
+    Connects find their own pace, by how many are in flight: there ``auto`` is no limit.
+    """
+    if rate != "auto":
+        return rate, False
+    return (CAP, True) if method == "syn" else (0.0, False)
 
 
 def raw_net(made: Plan, settings: Settings, *, xdp: bool = False) -> RawNet | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from nray import UserError
 from nray.api.attend import is_loopback, read_again
+from nray.api.scan import limit_of
 from nray.api.state import (
     Origin,
     create_state,
@@ -26,6 +27,7 @@ from nray.api.state import (
     unpack_origin,
 )
 from nray.config.errors import ConfigError
+from nray.config.kinds import AUTO_RATE
 from nray.config.reader import loads
 from nray.config.rules import exposed, require_work, unsupported
 from nray.config.schema import Config
@@ -216,9 +218,12 @@ def settings_of(config: Config, seed: int) -> Settings:
     sinks = [config.events.terminal, config.events.json_file]
     known, custom = table.questions(seed), scanner.udp.custom_hex_payloads
     states = {state for sink in sinks if sink is not None for state in sink.states}
+    rate = scanner.ratelimit
+    limit, auto = limit_of("auto" if rate == AUTO_RATE else rate, scanner.tcp.method)
     return Settings(
         workers=scanner.workers,
-        ratelimit=scanner.ratelimit,
+        ratelimit=limit,
+        ratelimit_auto=auto,
         tcp_timeout_ms=_milliseconds(scanner.tcp.timeout_s),
         udp_timeout_ms=_milliseconds(scanner.udp.timeout_s),
         adaptive=scanner.tcp.adaptive_timeout,

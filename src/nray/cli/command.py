@@ -105,6 +105,19 @@ class Number(click.ParamType):  # type: ignore[type-arg]
         return f"{kind} from {self.least} to {self.most}"
 
 
+class Rate(Number):
+    """The same, or the word ``auto``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        if isinstance(value, str) and value.casefold() == "auto":
+            return "auto"
+        return super().convert(value, param, ctx)
+
+    def _right(self) -> str:
+        return f"auto, or {super()._right()}"
+
+
 def message_of(error: click.ClickException) -> str:
     """What is wrong, as a clause without a capital and a full stop."""
     if isinstance(error, click.NoSuchOption):

@@ -11,7 +11,7 @@ import click
 
 from nray import UserError
 from nray.cli import EXIT_INTERRUPTED, streams
-from nray.cli.command import Command, Number
+from nray.cli.command import Command, Number, Rate
 
 if TYPE_CHECKING:
     from nray.api.state import Origin
@@ -163,9 +163,9 @@ class States(click.ParamType):  # type: ignore[type-arg]
 @click.option("--exclude-file", multiple=True, metavar="FILE", help="Never probe those in FILE.")
 @click.option(
     "--rate",
-    type=Number("a rate", 0.001, whole=False),
+    type=Rate("a rate", 0.001, whole=False),
     metavar="N",
-    help="Start at most N probes a second.",
+    help="Start at most N probes a second; auto, with --syn: what the path bears.",
 )
 @click.option(
     "--processes",

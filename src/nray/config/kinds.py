@@ -29,6 +29,9 @@ _FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9_]{0,24})")
 _FLOAT = re.compile(r"-?[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]{1,3})?")
 
+#: How a rate of ``auto`` is held.
+AUTO_RATE = -1.0
+
 
 class Kind:
     """One kind of value; ``name`` is what the manual calls it."""
@@ -120,6 +123,21 @@ class Rate(Kind):
         if not value:
             return "none"
         return int(value) if value.is_integer() and value < 1e15 else value
+
+
+class AutoRate(Rate):
+    """The same, or the word ``auto``, which is held as `AUTO_RATE`."""
+
+    name = "none, auto or a number"
+    _right = "write a number above 0, none for no limit, or auto"
+
+    def read(self, node: Node) -> float:
+        if isinstance(node, Scalar) and node.text.casefold() == "auto":
+            return AUTO_RATE
+        return super().read(node)
+
+    def write(self, value: float) -> object:
+        return "auto" if value == AUTO_RATE else super().write(value)
 
 
 class Duration(Kind):
@@ -464,6 +482,7 @@ DURATION = Duration()
 SECONDS = Duration(bare_seconds=True, write_bare=True)
 DURATION_OR_SECONDS = Duration(bare_seconds=True)
 RATE = Rate()
+RATE_OR_AUTO = AutoRate()
 DISCOVERY = Discovery()
 PAYLOAD = Payload()
 PAYLOADS = Payloads()

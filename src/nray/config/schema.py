@@ -178,11 +178,12 @@ class Zgrab2(Section, frozen=True, kw_only=True):
 
 
 class ScannerConfig(Section, frozen=True, kw_only=True):
-    """How nodes scan. ``workers`` and ``processes``: 0 is ``auto``; ``ratelimit``: 0.0 is none."""
+    """How nodes scan. ``workers`` and ``processes``: 0 is ``auto``; ``ratelimit``: 0.0 is none,
+    `kinds.AUTO_RATE` is ``auto``."""
 
     workers: Annotated[int, Key("workers", kinds.COUNT_OR_AUTO)] = 0
     processes: Annotated[int, Key("processes", kinds.PROCESSES)] = 0
-    ratelimit: Annotated[float, Key("ratelimit", kinds.RATE)] = 0.0
+    ratelimit: Annotated[float, Key("ratelimit", kinds.RATE_OR_AUTO)] = 0.0
     discovery: Annotated[str, Key("discovery", kinds.DISCOVERY)] = "none"
     tcp: Annotated[Tcp, Key("tcp")] = Tcp()
     udp: Annotated[Udp, Key("udp")] = Udp()

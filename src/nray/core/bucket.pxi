@@ -30,12 +30,14 @@ cdef extern from *:
     #include <stdint.h>
     static inline int64_t nray_load(int64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
     static inline void nray_store(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline void nray_count_up(int64_t *p, int64_t v) { __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
     static inline int nray_swap(int64_t *p, int64_t *old, int64_t v) {
         return __atomic_compare_exchange_n(p, old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
     """
     int64_t nray_load(int64_t *p) noexcept nogil
     void nray_store(int64_t *p, int64_t value) noexcept nogil
+    void nray_count_up(int64_t *p, int64_t value) noexcept nogil
     int nray_swap(int64_t *p, int64_t *old, int64_t value) noexcept nogil
 
 # How far behind its schedule the bucket may run and still catch up. A process that the kernel
@@ -53,12 +55,28 @@ cdef enum:
     NS_SHIFT = 4            # ns to the unit of bucket_t, 1/16 ns
     PACE_MORE = 200
     LATE_PART = 8
+    # Stretches kept: of a quarter of a second at least, they are past the last answer by then.
+    STRETCHES = 16
 
 cdef struct bucket_t:
     int64_t next_at         # 1/16 ns
     int64_t interval        # 1/16 ns between two probes, as the rate says; 0: no limit
     int64_t pace            # 1/16 ns between two turns, somewhat more
     int64_t changes         # of the rate: turns taken before the last one are void
+    # What workers tell of the path, where the rate is to be found (samples.pxi); on cache lines of
+    # their own.
+    int64_t apart[12]
+    int64_t stretches       # begun so far
+    int64_t stretch         # the number of the one that goes on, 0 for none
+    int64_t told[2]         # TOLD_SENT, TOLD_DROPS: of all stretches
+    int64_t samples[3][STRETCHES]   # by stretch, modulo STRETCHES
+
+cdef enum:
+    TOLD_ASKED = 0
+    TOLD_ANSWERED = 1
+    TOLD_LOST = 2
+    TOLD_SENT = 0
+    TOLD_DROPS = 1
 
 
 cdef int64_t monotonic_ns() noexcept nogil:
@@ -137,6 +155,45 @@ cdef class Bucket:
     def settle(self, int64_t at_ns, int64_t now_ns, int64_t count=1):
         """Charge for probes that have left by now, the first turn being at `at_ns` (for tests)."""
         self.charge(at_ns, now_ns, count)
+
+    def begin_stretch(self):
+        """Begin a stretch of time, whose samples are counted apart; its number."""
+        cdef int64_t number = nray_load(&self.shared.stretches) + 1
+        cdef int k
+        for k in range(3):
+            nray_store(&self.shared.samples[k][number % STRETCHES], 0)
+        nray_store(&self.shared.stretches, number)
+        nray_store(&self.shared.stretch, number)
+        return number
+
+    def end_stretch(self):
+        """No more samples until the next one begins."""
+        nray_store(&self.shared.stretch, 0)
+
+    def samples(self, int64_t stretch):
+        """Samples that were asked, answered, lost in one of the last stretches."""
+        cdef int k
+        return tuple(nray_load(&self.shared.samples[k][stretch % STRETCHES]) for k in range(3))
+
+    @property
+    def sent(self):
+        """Packets that raw engines have sent, where the rate is to be found."""
+        return nray_load(&self.shared.told[TOLD_SENT])
+
+    @property
+    def drops(self):
+        """Answers that their rings had no room for."""
+        return nray_load(&self.shared.told[TOLD_DROPS])
+
+    cdef inline int64_t sampling(self) noexcept nogil:
+        """The number of the stretch that goes on, 0 for none."""
+        return nray_load(&self.shared.stretch)
+
+    cdef inline void tell(self, int what, int64_t stretch) noexcept nogil:
+        nray_count_up(&self.shared.samples[what][stretch % STRETCHES], 1)
+
+    cdef inline void tell_of_all(self, int what, int64_t count) noexcept nogil:
+        nray_count_up(&self.shared.told[what], count)
 
     cdef int64_t change(self) noexcept nogil:
         """Goes up with each change of the rate."""

@@ -133,6 +133,8 @@ cdef int64_t LOOK_NS = 1_000_000
 # together, a hundredth of the finest bucket that a rate is judged in.
 cdef int64_t SLEEP_LEAST_NS = 100_000
 cdef int64_t CLOCK_EVERY_NS = 1_000_000_000
+# How often answers that the rings had no room for are told of, where the rate is to be found.
+cdef int64_t DROPS_EVERY_NS = 100_000_000
 
 cdef enum:
     STAGE_QUEUED = 0
@@ -336,6 +338,10 @@ cdef class RawEngine(SliceBook):
     cdef int epoll
     cdef uint16_t port_first
     cdef uint32_t port_width
+    cdef uint32_t probe_width   # of these ports, those that the scan's probes leave from
+    cdef samples_t samples      # from the others; of no width where none are sent
+    cdef uint64_t drops_told
+    cdef int64_t drops_at
     cdef link_t *links
     cdef int32_t links_used
     cdef route_t *routes        # IPv4 first, each family sorted
@@ -379,7 +385,7 @@ cdef class RawEngine(SliceBook):
                   int shard=0, int shards=1, links, routes, double tcp_timeout_s=1.0,
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
                   payloads=None, checks=None, further=None, bint udp_fast=False,
-                  Policy policy=None, bint xdp=False):
+                  Policy policy=None, bint xdp=False, bint samples=False):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -394,6 +400,10 @@ cdef class RawEngine(SliceBook):
         self.key = raw_key(key)
         self.port_width = RAW_PORTS // shards
         self.port_first = <uint16_t>(RAW_PORT_FIRST + shard * self.port_width)
+        self.probe_width = self.port_width // 2 if samples else self.port_width
+        if samples and samples_open(&self.samples, <uint16_t>(self.port_first + self.probe_width),
+                                    self.port_width - self.probe_width, shards) != 0:
+            raise MemoryError
         self.timeout_ns[0] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[1] = <int64_t>(udp_timeout_s * 1e9)
         self.passes = 1 + retries
@@ -445,6 +455,7 @@ cdef class RawEngine(SliceBook):
         free(self.neighbours_spare)
         free(self.links)
         free(self.routes)
+        samples_close(&self.samples)
 
     cdef set_links(self, links):
         cdef link_t *link
@@ -694,6 +705,8 @@ cdef class RawEngine(SliceBook):
             if now - self.clock_at >= CLOCK_EVERY_NS:
                 self.clock_at = now
                 self.clock_offset = nray_clock_offset()
+            if self.samples.width and now - self.drops_at >= DROPS_EVERY_NS:
+                self.tell_drops(now)
             wake = until
             busy = False
             if self.news or self.held_used and now - self.held_looked >= STALL_LAST_NS:
@@ -711,6 +724,8 @@ cdef class RawEngine(SliceBook):
             drained = self.receive(0) and self.receive(1)
             if drained:
                 wake = min(wake, self.look_at_rests(asked))
+                if self.samples.out:
+                    wake = min(wake, samples_expire(&self.samples, asked, self.bucket))
             else:
                 busy = True
             if self.hits_used < HITS_FULL:
@@ -743,16 +758,24 @@ cdef class RawEngine(SliceBook):
             if asked >= until:
                 return
 
+    cdef void tell_drops(self, int64_t now) noexcept nogil:
+        cdef uint64_t drops = nray_ring_drops(&self.rings[0]) + nray_ring_drops(&self.rings[1])
+        self.drops_at = now
+        if drops != self.drops_told:
+            self.bucket.tell_of_all(TOLD_DROPS, <int64_t>(drops - self.drops_told))
+            self.drops_told = drops
+
     cdef bint fill(self, int64_t now, int64_t *wake) noexcept nogil:
         """Put what may go out now into the batch; whether there is more. Sets when there will be."""
         cdef entry_t item
-        cdef bint again
+        cdef bint again, sample
         cdef int k
         if self.paused_:
             return False
         for k in range(PASSED_OVER_MAX):
+            sample = samples_due(&self.samples, now) and self.bucket.sampling() != 0
             again = self.ready_used > 0
-            if not again:
+            if not again and not sample:
                 if self.held_used >= HELD_MAX:
                     return False
                 if self.has_next and is_finished(&self.works[self.next_item.slice],
@@ -772,7 +795,9 @@ cdef class RawEngine(SliceBook):
             if self.turn_at > now:
                 wake[0] = min(wake[0], max(self.turn_at, now + SLEEP_LEAST_NS))
                 return False
-            if again:
+            if sample:
+                self.put_sample(now)
+            elif again:
                 self.ready_used -= 1
                 item = self.ready[self.ready_used]
                 self.works[item.slice].outside -= 1
@@ -860,7 +885,7 @@ cdef class RawEngine(SliceBook):
         cdef size_t size = 0
         cdef uint64_t sum = 0, cookie
         cdef uint16_t sport
-        cdef int k, why
+        cdef int why
         cdef uint8_t search = self.slices[item.slice].search
         self.locate(item, &probe, &position)
         why = self.left_out(self.works[item.slice].excluded, &probe)
@@ -904,7 +929,7 @@ cdef class RawEngine(SliceBook):
                 return
             next_mac = neighbour.mac
         sport = nray_source_port(&self.key, probe.family, probe.addr, probe.port, self.port_first,
-                                 self.port_width)
+                                 self.probe_width)
         cookie = nray_cookie(&self.key, probe.family, probe.addr, route.source, sport, probe.port,
                              probe.protocol)
         if probe.protocol == PROTO_UDP:
@@ -916,7 +941,43 @@ cdef class RawEngine(SliceBook):
                 nray_ask(asked, cookie, own)
                 payload = own
                 sum = nray_sum(own, size)
-        k = self.batch_used
+        self.frame(item, &probe, route, next_mac, sport, cookie, payload, size, sum)
+        self.works[item.slice].outside += 1
+
+    cdef void put_sample(self, int64_t now) noexcept nogil:
+        """Make a frame of a sample, if there is one that may go out; its item has no slice."""
+        cdef entry_t item
+        cdef const uint8_t *next_mac = NULL
+        cdef const probe_t *probe
+        cdef const route_t *route
+        cdef neighbour_t *neighbour
+        cdef uint16_t sport
+        cdef int32_t slot = samples_make(&self.samples, now, self.bucket.sampling())
+        if slot < 0:
+            return
+        probe = &self.samples.slots[slot].probe
+        route = self.route_to(probe)
+        if route != NULL and route.direct:
+            neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
+            if neighbour.state == NEIGHBOUR_KNOWN:
+                next_mac = neighbour.mac
+            else:
+                route = NULL
+        if route == NULL:
+            self.samples.slots[slot].state = SAMPLE_DONE
+            return
+        item.slice = -1
+        item.entry = <uint32_t>slot
+        sport = <uint16_t>(self.samples.first + slot)
+        self.frame(&item, probe, route, next_mac, sport,
+                   nray_cookie(&self.key, probe.family, probe.addr, route.source, sport,
+                               probe.port, probe.protocol), NULL, 0, 0)
+
+    cdef inline void frame(self, const entry_t *item, const probe_t *probe, const route_t *route,
+                           const uint8_t *next_mac, uint16_t sport, uint64_t cookie,
+                           const uint8_t *payload, size_t size, uint64_t sum) noexcept nogil:
+        """Build it into the batch, with the turn that was taken."""
+        cdef int k = self.batch_used
         size = nray_build(&route.tcp if probe.protocol == PROTO_TCP
                           else &route.udp if probe.protocol == PROTO_UDP else &route.echo,
                           self.batch.frames[k], next_mac, probe.addr, sport, probe.port, cookie,
@@ -929,7 +990,6 @@ cdef class RawEngine(SliceBook):
             self.batch_change = self.turn_change
         self.batch_turn = min(self.batch_turn, self.turn_at)
         self.batch_used += 1
-        self.works[item.slice].outside += 1
         self.turn_taken = False
 
     cdef inline const route_t *route_to(self, const probe_t *probe) noexcept nogil:
@@ -982,10 +1042,16 @@ cdef class RawEngine(SliceBook):
             if sent > 0:
                 self.bucket.charge(self.batch_turn, monotonic_ns(), sent)
                 self.sent_ += sent
+                if self.samples.width:
+                    self.samples.since += sent
+                    self.bucket.tell_of_all(TOLD_SENT, sent)
                 self.stalled_since = 0
                 self.stall_ns = STALL_FIRST_NS
                 for k in range(self.batch_from, self.batch_from + sent):
                     item = &self.batch_of[k]
+                    if item.slice < 0:
+                        samples_sent(&self.samples, <int32_t>item.entry, now, self.bucket)
+                        continue
                     work = &self.works[item.slice]
                     if work.passed == 0:
                         at = <uint64_t>(now - work.zero) // 1000 + 1
@@ -1010,6 +1076,9 @@ cdef class RawEngine(SliceBook):
                     return
             item = &self.batch_of[self.batch_from]
             self.batch_from += 1
+            if item.slice < 0:
+                self.samples.slots[item.entry].state = SAMPLE_DONE
+                continue
             self.works[item.slice].outside -= 1
             self.not_sent(item, code)
             self.settle_pass(item.slice, now)
@@ -1076,10 +1145,14 @@ cdef class RawEngine(SliceBook):
         probe.protocol = answer.protocol
         probe.port = answer.dport
         memcpy(probe.addr, answer.target, 4 if answer.family == 4 else 16)
+        if answer.sport >= self.port_first + self.probe_width:
+            if answer.what != NRAY_UDP_ANSWER:
+                samples_hear(&self.samples, answer.sport, &probe, at, self.bucket)
+            return
         if (answer.what == NRAY_UDP_ANSWER
                 and answer.sport != nray_source_port(&self.key, probe.family, probe.addr,
                                                      probe.port, self.port_first,
-                                                     self.port_width)):
+                                                     self.probe_width)):
             return
         if answer.what == NRAY_SYN_ACK:
             state = STATE_OPEN
@@ -1188,6 +1261,9 @@ cdef class RawEngine(SliceBook):
                 work.answers += 1
                 work.slowest_us = <uint32_t>max(<int64_t>work.slowest_us,
                                                 min(took, <int64_t>0xFFFFFFFF))
+        if self.samples.width and (reason == REASON_SYN_ACK or reason == REASON_RESET
+                                   or reason == REASON_ECHO_REPLY):
+            samples_learn(&self.samples, probe, 1000 * took)
         item.slice = i
         item.entry = entry
         self.record(&item, probe, position, state, reason, took, ttl)

@@ -100,6 +100,7 @@ def raw(
         links,
         [_packed(route) for route in routes],
         xdp,
+        finds_rate(settings),
     )
 
 
@@ -152,6 +153,11 @@ def needs_raw(settings: Settings) -> bool:
 def goes_raw(settings: Settings, segment: Segment) -> bool:
     """Whether the probes of a segment are."""
     return is_raw(settings) or any(kind == ICMP for kind, _ in segment.ports)
+
+
+def finds_rate(settings: Settings) -> bool:
+    """Whether ``ratelimit`` is but a cap, and the node finds the rate by itself."""
+    return settings.ratelimit_auto and is_raw(settings)
 
 
 def prime(

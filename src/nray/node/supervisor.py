@@ -23,9 +23,11 @@ import trio
 from nray import UserError
 from nray.node import orders
 from nray.node.orders import LeaseLike, Primed
+from nray.node.pacing import CAP, Pacer
 from nray.node.policy import Policy
 from nray.node.raw import RawNet
 from nray.node.resolver import Resolver
+from nray.node.tempo import keep_tempo, links_bear
 from nray.targets.segment import Segment
 from nray.wire.messages import Counts, Settings
 from nray.worker import protocol
@@ -173,7 +175,15 @@ class Supervisor:
         self._sent_before = 0
         self._paused = False
         self._changed = trio.Event()
-        fork_server.set_rate(settings.ratelimit)
+        self._pacer: Pacer | None = None
+        if orders.finds_rate(settings):
+            self._pacer = Pacer(min(settings.ratelimit or CAP, self._links_bear() or CAP))
+        fork_server.set_rate(self._pacer.rate if self._pacer else settings.ratelimit)
+
+    def _links_bear(self) -> float:
+        assert self._raw is not None
+        links, _ = self._raw.routes.rows({})
+        return links_bear([name for _, name, *_ in links])
 
     # ── from the office ─────────────────────────────────────────────────────────────────────
 
@@ -239,6 +249,8 @@ class Supervisor:
             if self._raw is not None:
                 nursery.start_soon(self._raw.run)
                 nursery.start_soon(self._pass_on, self._raw)
+            if self._pacer is not None:
+                nursery.start_soon(keep_tempo, self._fork_server.bucket(), self._pacer)
             for index in range(self._processes):
                 nursery.start_soon(self._keep_worker, index)
             while True:

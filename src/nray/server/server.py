@@ -127,7 +127,7 @@ class Server:
         self.scheduler = Scheduler(
             pools=options.pools,
             slice_most=options.slice_most,
-            ratelimit=options.settings.ratelimit,
+            ratelimit=0.0 if options.settings.ratelimit_auto else options.settings.ratelimit,
             generation=books.ledger.generation,
         )
         for segment in segments:

@@ -52,7 +52,9 @@ class Settings(msgspec.Struct, frozen=True):
 
     Attributes:
         workers: probes in flight in a node; 0 lets the window grow to what the machine bears.
-        ratelimit: probes started each second by a node; 0 is no limit.
+        ratelimit: probes that a node starts in any second at most; 0 is no limit.
+        ratelimit_auto: with ``syn``, `ratelimit` is but a cap: the node finds the rate that its
+            path bears.
         tcp_timeout_ms: how long an unanswered TCP probe is waited for, milliseconds.
         udp_timeout_ms: the same for UDP.
         adaptive: wait less long for hosts whose neighbours answer fast.
@@ -70,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     workers: int = 0
     ratelimit: float = 0.0
+    ratelimit_auto: bool = False
     tcp_timeout_ms: int = 2500
     udp_timeout_ms: int = 2500
     adaptive: bool = False

@@ -18,6 +18,10 @@ import socket
 import struct
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nray import _core
 
 #: A request is one byte with the worker's two descriptors; a notice of an end is (pid, status).
 _REQUEST = b"w"
@@ -65,9 +69,13 @@ class ForkServer:
 
     def set_rate(self, per_second: float) -> None:
         """Let all workers together start so many probes each second; 0 for no limit."""
+        self.bucket().set_rate(per_second)
+
+    def bucket(self) -> _core.Bucket:
+        """The shared rate, and what workers count beside it."""
         from nray import _core
 
-        _core.Bucket(self.bucket_fd).set_rate(per_second)
+        return _core.Bucket(self.bucket_fd)
 
     def spawn(self) -> socket.socket:
         """Ask for one worker; returns the socket to it, at once.

@@ -155,6 +155,7 @@ class Worker:
                 tcp_timeout_s=told.tcp_timeout_s,
                 udp_timeout_s=told.udp_timeout_s,
                 retries=told.raw.retries,
+                samples=told.raw.samples,
                 states=told.states,
                 payload=told.payload,
                 payloads=told.payloads,

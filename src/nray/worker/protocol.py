@@ -55,6 +55,7 @@ class Raw(msgspec.Struct, frozen=True, array_like=True):
     links: list[tuple[int, str, bool, bytes, int]]
     routes: list[tuple[int, bytes, bytes, int, bytes, bytes]]
     xdp: bool = False
+    samples: bool = False
 
 
 class Configure(_Message, frozen=True, tag="configure"):

@@ -1,0 +1,237 @@
+"""Samples: packets to ports that have answered, sent again to learn what a path loses."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from core_lab import ACK, RST, SYN, Drive, inside, space, tcp
+from lab.namespaces import Namespace, require
+from nray import _core
+from raw_lab import FarEnd, echo_answer, icmp_error, source_port, target_of, tcp_answer
+
+pytestmark = pytest.mark.lab
+
+BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Namespace]:
+    require()
+    with Namespace("samples") as made:
+        yield made
+
+
+@pytest.fixture
+def far(alone: Namespace) -> Iterator[FarEnd]:
+    with inside(alone), FarEnd(alone, False) as made:
+        yield made
+
+
+def hosts(version: int, count: int, *ports: int) -> _core.Space:
+    return space([f"{BASE[version]}{k}" for k in range(1, count + 1)], tcp(*ports))
+
+
+class Sampled:
+    """An engine that samples, whose probes and samples are told apart by their source ports."""
+
+    def __init__(self, far: FarEnd, **options: object) -> None:
+        fd = os.memfd_create("test-samples", os.MFD_CLOEXEC)
+        os.ftruncate(fd, _core.Bucket.BYTES)
+        self.far = far
+        self.shared = _core.Bucket(fd)
+        os.close(fd)
+        given = {"samples": True, "shared": self.shared, "tcp_timeout_s": 60.0}
+        self.engine = far.engine(**(given | options))
+        self.drive = Drive(self.engine)
+        first, last = self.engine.source_ports
+        self.middle = first + (last + 1 - first) // 2
+        self.probes: list[bytes] = []
+        self.samples: list[bytes] = []
+
+    def look(self, seconds: float = 0.001) -> None:
+        self.drive.pump(seconds)
+        for frame in self.far.probes():
+            version = frame[14] >> 4
+            (self.samples if source_port(frame, version) >= self.middle else self.probes).append(
+                frame
+            )
+
+    def until(self, count: int, samples: int = 0, limit_s: float = 10.0) -> None:
+        """Look until so many probes and samples have come out."""
+        deadline = time.monotonic() + limit_s
+        while len(self.probes) < count or len(self.samples) < samples:
+            assert time.monotonic() < deadline, (len(self.probes), len(self.samples))
+            self.look()
+
+
+@VERSIONS
+def test_what_has_answered_is_asked_again(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, 80, 81)
+    scan = Sampled(far)
+    number = scan.shared.begin_stretch()
+    scan.engine.add_slice(1, 0, where.total, where, None)
+    scan.until(18)
+    assert scan.samples == [], "nothing is known to answer yet"
+    answered = scan.probes[:4]
+    for probe in answered:
+        far.put(tcp_answer(probe, SYN | ACK if target_of(probe)[1] == 80 else RST | ACK))
+    scan.drive.until(lambda: sum(len(each.hits) for each in scan.drive.leases.values()) == 4)
+    # Only as a share of what is sent otherwise.
+    assert scan.samples == []
+    more = hosts(version, 12, *range(1000, 1010))
+    scan.engine.add_slice(2, 0, more.total, more, None)
+    scan.until(18 + 120, samples=1)
+    assert {target_of(sample) for sample in scan.samples} <= {target_of(each) for each in answered}
+    assert scan.shared.samples(number) == (len(scan.samples), 0, 0)
+    sample = scan.samples[0]
+    far.put(tcp_answer(sample, SYN | ACK))
+    scan.drive.until(lambda: scan.shared.samples(number)[1] == 1)
+    # Told twice it is one; and it is no hit, nor a double of one.
+    far.put(tcp_answer(sample, RST | ACK))
+    for _ in range(5):
+        scan.look(0.01)
+    assert scan.shared.samples(number)[1] == 1
+    assert sum(len(each.hits) for each in scan.drive.leases.values()) == 4
+    assert scan.engine.duplicates == 0
+    assert scan.shared.sent == scan.engine.sent == len(scan.probes) + len(scan.samples)
+
+
+def flood(scan: Sampled, rounds: int, lease: int = 100) -> None:
+    """Send on to silent ports, so that there is a share for samples."""
+    for k in range(rounds):
+        where = space([f"{BASE[4]}200"], tcp(*range(2000 + 16 * k, 2016 + 16 * k)))
+        before = len(scan.probes)
+        scan.engine.add_slice(lease + k, 0, 16, where, None)
+        scan.until(before + 16)
+        time.sleep(0.005)
+
+
+def begun(far: FarEnd, known: int = 1, **options: object) -> Sampled:
+    """A scan with so many ports that are known to answer."""
+    scan = Sampled(far, **options)
+    where = hosts(4, known, 80)
+    scan.engine.add_slice(1, 0, where.total, where, None)
+    scan.until(known)
+    for probe in scan.probes:
+        far.put(tcp_answer(probe, SYN | ACK))
+    scan.drive.until(
+        lambda: scan.drive.leases.get(1) is not None and scan.drive.leases[1].done == 1
+    )
+    return scan
+
+
+def test_one_port_is_not_bothered_and_silence_is_told(far: FarEnd) -> None:
+    scan = begun(far)
+    number = scan.shared.begin_stretch()
+    began = time.monotonic()
+    flood(scan, 12)
+    took = time.monotonic() - began
+    assert 1 <= len(scan.samples) <= took / 0.1 + 1
+    scan.drive.until(lambda: scan.shared.samples(number)[2] == len(scan.samples))
+    assert scan.shared.samples(number) == (len(scan.samples), 0, len(scan.samples))
+
+
+def test_a_port_that_falls_silent_is_left_alone(far: FarEnd) -> None:
+    scan = begun(far)
+    lost = 0
+    for k in range(8):
+        number = scan.shared.begin_stretch()
+        flood(scan, 2, 1000 + 10 * k)
+        scan.drive.until(
+            lambda number=number: (
+                sum(scan.shared.samples(number)[1:]) == scan.shared.samples(number)[0]
+            )
+        )
+        lost += scan.shared.samples(number)[2]
+        time.sleep(0.1)
+    assert lost == len(scan.samples) == 3
+
+
+def test_without_a_stretch_there_are_none(far: FarEnd) -> None:
+    scan = begun(far, 3)
+    flood(scan, 5)
+    assert scan.samples == []
+    scan.shared.begin_stretch()
+    scan.shared.end_stretch()
+    flood(scan, 5, 300)
+    assert scan.samples == []
+
+
+def test_an_engine_without_samples_has_all_ports(far: FarEnd) -> None:
+    scan = Sampled(far, samples=False)
+    middle, scan.middle = scan.middle, 1 << 16
+    number = scan.shared.begin_stretch()
+    flood(scan, 30)
+    assert scan.shared.samples(number) == (0, 0, 0)
+    assert scan.shared.sent == 0
+    ports = Counter(source_port(probe, 4) >= middle for probe in scan.probes)
+    assert min(ports[True], ports[False]) > 100
+
+
+def test_answers_that_nobody_asked_for_count_for_nothing(far: FarEnd) -> None:
+    scan = begun(far, 2)
+    number = scan.shared.begin_stretch()
+    flood(scan, 6)
+    sample = scan.samples[0]
+    other = next(each for each in scan.probes if target_of(each) != target_of(sample))
+    wrong = bytearray(sample)
+    wrong[14 + 20 + 4] ^= 1  # another number: no cookie of ours
+    far.put(tcp_answer(bytes(wrong), SYN | ACK))
+    far.put(tcp_answer(other, SYN | ACK))
+    for _ in range(3):
+        scan.look(0.005)
+    assert scan.shared.samples(number)[1] == 0
+    far.put(icmp_error(sample, 3, 13))
+    scan.drive.until(lambda: scan.shared.samples(number)[1] == 1)
+
+
+def test_echo_replies_are_known_too(far: FarEnd) -> None:
+    where = space([f"{BASE[4]}{k}" for k in range(1, 30)], [(1, 0)])
+    scan = Sampled(far)
+    number = scan.shared.begin_stretch()
+    scan.engine.add_slice(1, 0, where.total, where, None)
+    scan.until(29)
+    for probe in scan.probes:
+        far.put(echo_answer(probe))
+    scan.drive.until(lambda: scan.engine.slices_open == 0)
+    before = len(scan.probes)
+    flood(scan, 4)
+    echoes = [each for each in scan.probes[before:] + scan.samples if each[14 + 9] == 1]
+    assert echoes
+    far.put(echo_answer(echoes[0]))
+    scan.drive.until(lambda: scan.shared.samples(number)[1] >= 1)
+
+
+def test_stretches_are_counted_apart(far: FarEnd) -> None:
+    scan = begun(far, 4)
+    first = scan.shared.begin_stretch()
+    flood(scan, 3)
+    scan.shared.end_stretch()
+    asked = scan.shared.samples(first)[0]
+    assert asked == len(scan.samples) > 0
+    second = scan.shared.begin_stretch()
+    assert scan.shared.samples(second) == (0, 0, 0)
+    for sample in scan.samples:
+        far.put(tcp_answer(sample, SYN | ACK))
+    scan.drive.until(lambda: scan.shared.samples(first)[1] == asked)
+    assert scan.shared.samples(second)[1] == 0
+
+
+def test_they_take_turns_of_the_rate(far: FarEnd) -> None:
+    scan = begun(far, 20)
+    scan.shared.set_rate(2000)
+    scan.shared.begin_stretch()
+    where = hosts(4, 200, *range(3000, 3005))
+    before = scan.engine.sent
+    began = time.monotonic()
+    scan.engine.add_slice(2, 0, where.total, where, None)
+    scan.until(20 + 1000)
+    took = time.monotonic() - began
+    assert scan.samples
+    assert scan.engine.sent - before <= 2000 * (took + 0.005) + 1
