@@ -262,3 +262,44 @@ def test_an_output_that_fails_leaves_a_state_that_can_be_gone_on_with(tmp_path, 
     assert result.exit_status == 0
     found = found_in([model.decode(line) for line in out.read_bytes().splitlines()])
     assert sorted(found) == sorted((f"127.5.0.{n}", listener) for n in range(64))
+
+
+def test_hosts_that_were_found_are_scanned_by_the_process_that_goes_on(tmp_path, listener):
+    """Killed when discovery was done and nothing followed it yet."""
+    made = plan("127.5.0.0/26", tcp=str(listener), discovery="syn:1", seed=1)
+    path = str(tmp_path / "my.state")
+    ledger = create_state(path, origin(), made)
+    assert not ledger.segments_ended
+    first = made.segments[0]
+    ledger.commit(
+        [
+            NodeSeen(1, "local", "elsewhere", 0, None, "", "", None, 1),
+            Hits(1, 0, 0, 0, 1_700_000_000_000, hit(first, 3) + hit(first, 9), True),
+            SliceDone(0, 0, 0, 64, (2, 0, 62, 0, 0, 0, 0, 0, 0), discovery=True),
+        ]
+    )
+    ledger.close()
+    assert "64 hosts looked for, 0 up so far; only those are scanned" in standing_lines(path)
+    ledger, kept = open_state(path, "scan")
+    going_on = plan_of_segments((Segment.unpack(body) for _, body in ledger.segments()), kept.seed)
+    assert (going_on.hosts, going_on.probes, going_on.searches) == (64, 64, 64)
+    taken = []
+    result = run(going_on, ledger, taken.append)
+    assert (result.exit_status, result.probes, result.total) == (0, 2, 2)
+    assert len(found_in(taken)) == 2
+    assert "64 hosts looked for, 2 up; no others were scanned" in result.summary
+    assert [number for number, _ in ledger.segments()] == [0, 1]
+    assert ledger.segments_ended
+    assert ledger.finished
+    ledger.close()
+    lines = standing_lines(path)
+    assert "pool 0: 2 of 2 probes done (100.0 %), 0 missing" in lines
+    assert "pool 0: 64 of 64 probes of discovery done (100.0 %), 0 missing" in lines
+
+
+def test_hosts_are_looked_for_and_scanned_in_one_process(listener):
+    made = plan("127.5.0.0/26", tcp=str(listener), discovery="syn:1,2", seed=1)
+    taken = []
+    result = run(made, None, taken.append)
+    assert (result.exit_status, result.probes, len(set(found_in(taken)))) == (0, 64, 64)
+    assert result.summary[0].startswith("64 probes and 128 of discovery in ")

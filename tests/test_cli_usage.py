@@ -213,3 +213,23 @@ def test_retries_are_those_of_a_syn_scan_and_of_one_number_everywhere() -> None:
     assert kinds.RETRIES.high == RETRIES_MAX
     for flag in (("--syn",), ("--retries", "0")):
         assert "is settled" in wrong("scan", "--resume", "x", *flag)[0]
+
+
+def test_ways_to_look_for_hosts() -> None:
+    base = ("scan", "-t", "127.0.0.1", "-p", "1")
+    assert parse(*base).params["discovery"] == "none"
+    assert parse(*base, "--discovery", "SYN:443,80").params["discovery"] == "syn:80,443"
+    said = wrong(*base, "--discovery", "pong")[0]
+    assert "'pong' is no way to look for hosts" in said
+    assert "none, ping, arp, auto, syn:PORTS" in said
+    # Pings are packets of nray's own, which are sent again.
+    assert parse(*base, "--discovery", "ping", "--retries", "3").params["retries"] == 3
+    assert "goes with --syn" in wrong(*base, "--discovery", "syn:80", "--retries", "3")[0]
+    assert "--discovery is settled" in wrong("scan", "--resume", "x", "--discovery", "ping")[0]
+
+
+def test_totals_tell_discovery_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["scan", "-t", "198.18.0.0/28", "-p", "1-10", "--list", "--discovery", "auto"]
+    nray.main([*base, "--count"], prog_name="nray", standalone_mode=False)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["hosts 16", "ports 10", "probes 160", "excluded 0", "discovery 48"]

@@ -25,6 +25,7 @@ from nray.worker.protocol import (
     Found,
     FromWorker,
     Pause,
+    Raw,
     Slice,
     Space,
     Started,
@@ -156,6 +157,27 @@ def test_a_slice_is_worked_off(node: Node) -> None:
     assert last.errors == {}
     assert last.sent == 300
     assert {hit.position for hit in node.hits(77)} == set(range(100, 400))
+
+
+@pytest.mark.lab
+def test_hosts_are_looked_for_by_packets_of_its_own_and_ports_probed_by_connecting(
+    node: Node,
+) -> None:
+    """Two engines in one worker, both with slices at once."""
+    own = range_bytes([(0x7F000001, 0x7F000009)], 4)
+    route = (4, bytes([127, 0, 0, 0]), bytes([127, 255, 255, 255]), 0, bytes([127, 0, 0, 1]), b"")
+    raw = Raw(bytes(16), 0, 1, 0, [(1, "lo", False, b"", 65536)], [route])
+    pings = Space(0, own, b"", 0, [(1, 0)], KEY, b"", b"", search=1, raw=True)
+    node.send(configure(raw=raw), pings, segment(tcp(300), 1))
+    for lease in range(1, 4):
+        node.send(Slice(lease, 0, 3 * lease - 3, 3), Slice(10 + lease, 1, 100 * lease - 100, 100))
+    node.until(lambda: len(node.done()) == 6)
+    for lease in range(1, 4):
+        assert node.done()[lease].counts[0] == 3
+        assert {hit.reason for hit in node.hits(lease)} == {"echo-reply"}
+        assert sum(node.done()[10 + lease].counts) == 100
+    assert "conn-refused" in {hit.reason for lease in range(11, 14) for hit in node.hits(lease)}
+    assert max(found.sent for found in node.done().values()) == 309
 
 
 def test_everything_may_come_in_bits(node: Node) -> None:

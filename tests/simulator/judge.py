@@ -13,9 +13,18 @@ from typing import Any, Final
 
 import msgspec
 
-from nray.ledger.entries import Entry, Hits, NodeSeen, Registration, SliceDone
+from nray.ledger.entries import (
+    Entry,
+    Hits,
+    NodeSeen,
+    Registration,
+    SegmentAdded,
+    SegmentsEnded,
+    SliceDone,
+)
 from nray.ledger.ledger import Ledger
 from nray.server.scheduler import LEASE_BITS, Grant, Scheduler
+from nray.targets.segment import Segment
 from nray.wire.messages import Report
 
 from .scenario import Scenario
@@ -62,6 +71,11 @@ class Judge:
             for segment in scenario.segments
         }
         self._left = sum(len(account.done) for account in self._accounts.values())
+        #: By a discovery segment, the segments that follow it.
+        self._after: dict[int, list[Segment]] = {
+            segment.id: [] for segment in scenario.segments if segment.search
+        }
+        self._segments_ended = not self._after
         self._leases: dict[int, tuple[int, Grant]] = {}
         self._instances: Counter[str] = Counter()
         self._rows = 0
@@ -69,7 +83,7 @@ class Judge:
     @property
     def all_done(self) -> bool:
         """Whether the ledger holds the end of everything."""
-        return not self._left
+        return not self._left and self._segments_ended
 
     # ── at every commit ─────────────────────────────────────────────────────────────────────
 
@@ -85,11 +99,59 @@ class Judge:
                 self._instances[entry.instance] += 1
             elif isinstance(entry, Registration):
                 self._rows += 1
+            elif isinstance(entry, SegmentAdded):
+                self._segment_added(Segment.unpack(entry.body))
+            elif isinstance(entry, SegmentsEnded):
+                self._end_of_segments()
+
+    def _segment_added(self, segment: Segment) -> None:
+        words = f"segment {segment.id} after {segment.after}"
+        if self._segments_ended or (0, segment.id) in self._accounts:
+            self.fail(f"{words}: there already, or after the end")
+            return
+        if segment.after not in self._after:
+            self.fail(f"{words}, which is no discovery")
+            return
+        if not self._is_done(segment.after):
+            self.fail(f"{words}, which is not done")
+        parent = self._truth.segments[segment.after]
+        found = self._truth.hosts_found(parent.id)
+        wanted = found if not segment.search else _hosts(parent) - found
+        stage = parent.then[0] if segment.search else parent.then[-1]
+        names = {parent.names.index(name): name for name in segment.names}
+        hosts = {each for each in _hosts(segment) if each[0]} | {(0, number) for number in names}
+        if hosts != wanted or segment.ports != stage.ports:
+            self.fail(f"{words} has hosts {hosts}, not {wanted}; ports {segment.ports}")
+        if any(bool(each.search) == bool(segment.search) for each in self._after[parent.id]):
+            self.fail(f"{words} follows it a second time")
+        self._after[parent.id].append(segment)
+        if segment.search:
+            self._after[segment.id] = []
+        self._truth.learn(segment)
+        for pool in range(self._scenario.pools):
+            self._accounts[pool, segment.id] = _Account(segment.probes)
+            self._left += segment.probes
+
+    def _is_done(self, number: int) -> bool:
+        return all(all(self._accounts[p, number].done) for p in range(self._scenario.pools))
+
+    def _end_of_segments(self) -> None:
+        self._segments_ended = True
+        for number, after in self._after.items():
+            if not self._is_done(number):
+                self.fail(f"the last segments, and discovery {number} is not done")
+            parent = self._truth.segments[number]
+            found = self._truth.hosts_found(number)
+            expected = bool(found) + (len(parent.then) > 1 and found < _hosts(parent))
+            if len(after) != expected:
+                self.fail(f"{len(after)} segments follow discovery {number}, not {expected}")
 
     def _hits(self, entry: Hits) -> None:
         place = (entry.pool, entry.segment)
         account = self._accounts[place]
         truth = self._truth.hits[place]
+        if entry.discovery != bool(self._truth.segments[entry.segment].search):
+            self.fail(f"hits of {place} are entered as of discovery: {entry.discovery}")
         for at in range(0, len(entry.packed), RECORD_BYTES):
             key = entry.packed[at : at + KEY_BYTES]
             position = int.from_bytes(key[:8], "little")
@@ -227,6 +289,8 @@ class Judge:
             if isinstance(row, Registration):
                 lines.append((*who, node.pool))
                 continue
+            if self._truth.segments[row.segment].search:
+                continue
             for at in range(0, len(row.packed), RECORD_BYTES):
                 key = row.packed[at : at + KEY_BYTES]
                 rtt_ms = int.from_bytes(row.packed[at + KEY_BYTES : at + KEY_BYTES + 4], "little")
@@ -252,6 +316,7 @@ class Judge:
         true = {
             (pool, *self._truth.words(segment, key))
             for (pool, segment), hits in self._truth.hits.items()
+            if not self._truth.segments[segment].search
             for keys in hits.values()
             for key in keys
         }
@@ -274,26 +339,38 @@ class Judge:
             if any(True for _ in ledger.open_hits(*place)):
                 self.fail(f"the ledger has open hits at {place} in the end")
         for pool in range(self._scenario.pools):
-            self._judge_sums(ledger, pool)
+            for discovery in (False, True):
+                self._judge_sums(ledger, pool, discovery)
         twice = [instance for instance, count in self._instances.items() if count > 1]
         if twice:
             self.fail(f"nodes were entered twice: {twice}")
 
-    def _judge_sums(self, ledger: Ledger, pool: int) -> None:
+    def _judge_sums(self, ledger: Ledger, pool: int, discovery: bool) -> None:
+        of = [each for each in self._truth.segments.values() if bool(each.search) == discovery]
+        numbers = {segment.id for segment in of}
         hits = sum(
             len(keys)
-            for (at, _), found in self._truth.hits.items()
-            if at == pool
+            for (at, number), found in self._truth.hits.items()
+            if at == pool and number in numbers
             for keys in found.values()
         )
-        probes = sum(segment.probes for segment in self._scenario.segments)
-        tally = ledger.tally(pool)
-        if ledger.hits(pool) != hits or tally[0] != hits:
-            self.fail(f"pool {pool}: {ledger.hits(pool)} hits, {tally[0]} counted, {hits} true")
+        probes = sum(segment.probes for segment in of)
+        tally, told = ledger.tally(pool, discovery), ledger.hits(pool, discovery)
+        if told != hits or tally[0] != hits:
+            self.fail(f"pool {pool}: {told} hits, {tally[0]} counted, {hits} true")
         if sum(tally[:7]) - tally[7] != probes:
             self.fail(f"pool {pool}: {tally} do not add up to {probes}")
-        if ledger.errors(pool):
-            self.fail(f"pool {pool}: errors {ledger.errors(pool)}")
+        if ledger.errors(pool, discovery):
+            self.fail(f"pool {pool}: errors {ledger.errors(pool, discovery)}")
+
+
+def _hosts(segment: Segment) -> set[tuple[int, int]]:
+    """Every host: (family, address or number of the name)."""
+    return {
+        *((4, each) for first, last in segment.ranges4 for each in range(first, last + 1)),
+        *((6, each) for first, last in segment.ranges6 for each in range(first, last + 1)),
+        *((0, number) for number in range(len(segment.names))),
+    }
 
 
 def _timestamp(ms: int) -> str:

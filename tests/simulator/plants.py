@@ -17,7 +17,7 @@ from nray.events import hub, json_file
 from nray.ledger.entries import CursorAt
 from nray.ledger.ledger import Cursor
 from nray.node import reports, supervisor
-from nray.server import books, scheduler, server, sessions
+from nray.server import books, discovery, scheduler, server, sessions
 
 from .replaced import Replacement
 
@@ -208,6 +208,26 @@ def _no_resync() -> Iterable[Replacement]:
     yield supervisor.Supervisor, "ask_again", lambda self: None
 
 
+def _forget_found() -> Iterable[Replacement]:
+    """A resumed scan does not know what discovery has found before."""
+    yield discovery.Search, "_recall", lambda self, ledger: None
+
+
+def _follow_again() -> Iterable[Replacement]:
+    """What follows discovery is appended again by a scan that goes on."""
+    yield discovery, "unfollowed", lambda segments: [each for each in segments if each.search]
+
+
+def _follow_one_pool() -> Iterable[Replacement]:
+    """What one pool has found is scanned, whatever the others are still looking for."""
+
+    def whole(self: Any, segment: int) -> bool:
+        accounts = [pool.segments[segment] for pool in self.pools]
+        return any(each.done.total == each.total for each in accounts)
+
+    yield scheduler.Scheduler, "whole", whole
+
+
 def _no_rest() -> Iterable[Replacement]:
     """A full disk is tried again without a pause."""
     yield books, "RETRY_S", 0.0
@@ -236,6 +256,9 @@ PLANTS: dict[str, Callable[[], Iterable[Replacement]]] = {
         "new_pool": _new_pool,
         "never_expire": _never_expire,
         "no_resync": _no_resync,
+        "forget_found": _forget_found,
+        "follow_again": _follow_again,
+        "follow_one_pool": _follow_one_pool,
         "no_rest": _no_rest,
     }.items()
 }

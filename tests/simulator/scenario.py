@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from nray.targets.segment import Segment
 
 from .lines import EOF, RESET, SILENT, Quality
-from .truth import Truth, make_segment
+from .truth import Truth, make_segment, searched
 
 #: Points at which a fault may strike, counted from the beginning of the run: up to which count
 #: (runs pass most points about so often), and how often the point is drawn.
@@ -151,6 +151,7 @@ def draw(seed: int) -> Scenario:
     pools = rng.choices([1, 2, 3], [6, 3, 1])[0]
     shapes, segments = _segments(rng, pools, seed)
     probes = sum(segment.probes for segment in segments)
+    _look_for_hosts(seed, shapes, segments)
     count = max(pools, rng.choices([1, 2, 3, 4], [3, 4, 2, 1])[0])
     # About how long an undisturbed scan takes.
     wanted_s = rng.uniform(1.0, 6.0)
@@ -198,6 +199,17 @@ def _segments(rng: random.Random, pools: int, seed: int) -> tuple[list[str], lis
         shapes.append(f"segment {number}: {hosts} hosts ({kind}) x {ports} ports")
         segments.append(make_segment(number, kind, hosts, ports, seed))
     return shapes, segments
+
+
+def _look_for_hosts(seed: int, shapes: list[str], segments: list[Segment]) -> None:
+    """In one run of four hosts are looked for first. Drawn apart, so that the rest is as ever."""
+    if seed % 4 == 2:
+        rng = random.Random(f"discovery {seed}")
+        for number, segment in enumerate(segments):
+            stages = rng.choice([0, 1, 1, 2, 2])
+            if stages:
+                segments[number] = searched(segment, stages)
+                shapes[number] += f", of hosts found in {stages} stages"
 
 
 def _nodes(rng: random.Random, count: int, pools: int, rate: float) -> list[NodePlan]:

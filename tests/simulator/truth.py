@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from nray import _core
 from nray.targets.ports import TCP, UDP
-from nray.targets.segment import Segment, segment_key
+from nray.targets.segment import SEARCH_HOSTS, SEARCH_NONE, Segment, Stage, segment_key
 
 RECORD_BYTES: Final = 32
 #: Position and address.
@@ -20,6 +21,9 @@ _SYN_ACK: Final = _core.REASONS.index("syn-ack")
 #: Networks of the benchmark range (RFC 2544) and the documentation range (RFC 3849).
 _NET4: Final = int(IPv4Address("198.18.0.0"))
 _NET6: Final = int(IPv6Address("2001:db8::"))
+
+#: Share of the hosts that a stage of discovery finds.
+FOUND: Final = 0.3
 
 #: Pool and segment.
 Place = tuple[int, int]
@@ -38,6 +42,17 @@ def make_segment(number: int, kind: str, hosts: int, ports: int, seed: int) -> S
         names if kind == "names" else (),
         services,
         segment_key(seed, number),
+    )
+
+
+def searched(segment: Segment, stages: int) -> Segment:
+    """A segment whose hosts are looked for first, by so many stages of one TCP port each."""
+    looks = [Stage(SEARCH_HOSTS, ((TCP, 1 + number),)) for number in range(stages)]
+    return replace(
+        segment,
+        search=SEARCH_HOSTS,
+        ports=looks[0].ports,
+        then=(*looks[1:], Stage(SEARCH_NONE, segment.ports)),
     )
 
 
@@ -61,10 +76,28 @@ class Truth:
     def __init__(self, segments: Sequence[Segment], pools: int, share: float, seed: int) -> None:
         self.segments = {segment.id: segment for segment in segments}
         self.hits: dict[Place, dict[int, list[bytes]]] = {}
+        self._pools, self._share, self._seed = pools, share, seed
         draw = random.Random(seed)
         for segment in segments:
             for pool in range(pools):  # each vantage point sees something else
-                self.hits[pool, segment.id] = self._draw(segment, share, draw)
+                self.hits[pool, segment.id] = self._draw(
+                    segment, FOUND if segment.search else share, draw
+                )
+
+    def learn(self, segment: Segment) -> None:
+        """A segment that follows discovery: what there is in it depends on it alone."""
+        self.segments[segment.id] = segment
+        share = FOUND if segment.search else self._share
+        for pool in range(self._pools):
+            draw = random.Random(f"{self._seed} {pool} {segment.key.hex()}")
+            self.hits[pool, segment.id] = self._draw(segment, share, draw)
+
+    def hosts_found(self, number: int) -> set[tuple[int, int]]:
+        """What a discovery segment finds: (family, address or number of the name), of all pools."""
+        at = self.segments[number].space.at
+        return {
+            at(position)[:2] for pool in range(self._pools) for position in self.hits[pool, number]
+        }
 
     def _draw(
         self, segment: Segment, share: float, draw: random.Random

@@ -26,6 +26,7 @@ from nray.server.scheduler import Grant, Scheduler
 from nray.server.scheduler import Node as ScheduledNode
 from nray.server.server import Server, ServerOptions
 from nray.server.summary import exit_status
+from nray.targets.segment import Segment
 from nray.wire.errors import EXPLANATIONS, Reason
 from nray.wire.messages import Settings, Stop
 
@@ -184,11 +185,14 @@ class ServerProcess(_Process):
         self.ledger.process = self
         try:
             with self.scope:
-                segments = {segment.id: segment for segment in scenario.segments}
+                made = scenario.segments
+                if self.generation > 1:
+                    made = [Segment.unpack(body) for _, body in self.ledger.segments()]
+                segments = {segment.id: segment for segment in made}
                 timeouts = {"tcp": 1000, "udp": 1000}
                 ports = self._ports()
                 async with open_books(self.ledger, ports, segments, timeouts) as books:
-                    self.server = Server(self._options(), scenario.segments, books)
+                    self.server = Server(self._options(), made, books)
                     await self.server.run([self.listener])  # type: ignore[list-item]
                     await books.written()
                     if self.server.scheduler.finished:
@@ -668,7 +672,8 @@ class World:
     async def _serve(self) -> None:
         """Server processes, one after the other, until one has ended with everything done."""
         packed = [(segment.id, segment.pack()) for segment in self.scenario.segments]
-        ledger = SlowLedger(self, scan="scan", segments=packed, ended=True)
+        ended = not any(segment.search for segment in self.scenario.segments)
+        ledger = SlowLedger(self, scan="scan", segments=packed, ended=ended)
         while True:
             process = self.process = self.disk.process = ServerProcess(self, ledger)
             self.judge.generation(ledger.generation)
