@@ -1174,6 +1174,31 @@ def test_a_silent_port_is_asked_its_further_questions(tun: Tun) -> None:
 
 
 @lab
+def test_silent_ports_of_a_host_that_told_of_others_are_asked_slowly(tun: Tun) -> None:
+    tested = engine(udp_timeout_s=0.1)
+    drive = Drive(tested)
+    where = space(["198.18.0.1", "198.18.0.2"], udp(50, 51, 52, 53))
+    for probe in start(drive, tun, where):
+        if (probe.target, probe.dport) == ("198.18.0.1", 50):
+            tun.answer_icmp(probe, 3, 3)
+    asked: list[int] = []
+    while len([port for port in asked if port != 50]) < 3:
+        drive.pump(0.001)
+        for probe in tun.sent():
+            assert probe.target == "198.18.0.1"
+            asked.append(probe.dport)
+            if probe.dport != 53:
+                tun.answer_icmp(probe, 3, 3)
+    assert 19 <= asked.index(next(port for port in asked if port != 50)) <= 20
+    ended = drive.to_end()
+    assert total(ended) == 8
+    closed = {(h.address, where.at(h.position)[3]) for h in ended.hits if h.state == "closed"}
+    assert closed == {("198.18.0.1", 50), ("198.18.0.1", 51), ("198.18.0.1", 52)}
+    assert ended.counts["open|filtered"] == 5
+    assert tested.in_flight == 0
+
+
+@lab
 def test_fast_udp_leaves_ports_without_a_payload_out(tun: Tun) -> None:
     drive = Drive(
         engine(

@@ -367,6 +367,60 @@ def test_both_protocols_in_one_slice(far: FarEnd, version: int) -> None:
     }
 
 
+def unreachable(probe: bytes, version: int) -> bytes:
+    return icmp_error(probe, *((3, 3) if version == 4 else (1, 4)))
+
+
+def test_silent_ports_of_a_host_that_told_of_others_are_asked_slowly(
+    far: FarEnd, version: int
+) -> None:
+    where = datagrams(version, 2, 50, 51, 52, 53)
+    engine = far.engine(udp_timeout_s=0.1, payload=b"x")
+    drive = Drive(engine)
+    probes = {target_of(probe): probe for probe in far.start(drive, where)}
+    one, _ = sorted({address for address, _ in probes})
+    far.put(unreachable(probes[one, 50], version))
+    # Each packet to the first host is one more about the port that it told of, until it has
+    # answered enough of them; then its silent ones come. The second never said anything.
+    asked: list[tuple[str, int]] = []
+    while len([port for _, port in asked if port != 50]) < 3:
+        for probe in far.gather(drive, 1):
+            asked.append(target_of(probe))
+            if asked[-1][1] != 53:
+                far.put(unreachable(probe, version))
+    assert {address for address, _ in asked} == {one}
+    trials = [port for _, port in asked].index(next(port for _, port in asked if port != 50))
+    assert 19 <= trials <= 20
+    ended = drive.to_end()
+    check(ended, where.total)
+    closed, silent = ("closed", "port-unreach"), ("open|filtered", "no-response")
+    assert told(where, ended) == dict.fromkeys(probes, silent) | {
+        (one, 50): closed,
+        (one, 51): closed,
+        (one, 52): closed,
+    }
+    assert engine.duplicates == 0
+
+
+def test_a_slice_whose_last_ports_answer_late_does_not_wait_for_its_turns(
+    far: FarEnd, version: int
+) -> None:
+    where = datagrams(version, 1, *range(50, 90))
+    drive = Drive(far.engine(udp_timeout_s=0.02, payload=b"x"))
+    probes = far.start(drive, where)
+    far.put(unreachable(probes[0], version))
+    far.gather(drive, 3)  # trials, to which it says nothing
+    for probe in probes[1:]:
+        far.put(unreachable(probe, version))
+    ended = drive.to_end(5)
+    check(ended, 40)
+    assert ended.counts["closed"] == 40
+    # and the next slice finds nothing left of it
+    more = datagrams(version, 1, 91)
+    drive.engine.add_slice(2, 0, more.total, more, None)
+    assert {target_of(probe)[1] for probe in far.gather(drive, 1)} == {91}
+
+
 # ── passes ──────────────────────────────────────────────────────────────────────────────────
 
 

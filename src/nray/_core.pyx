@@ -16,6 +16,8 @@ include "core/bucket.pxi"
 include "core/hits.pxi"
 # what UDP ports are asked, and by what an answer is known
 include "core/questions.pxi"
+# hosts that limit their ICMP errors, and their silent UDP ports
+include "core/limited.pxi"
 # slices, their counts and hits: what both engines keep
 include "core/slices.pxi"
 # connect engine: TCP connect and UDP over epoll

@@ -40,6 +40,7 @@ _ICMP_LIMITED = {
     "net.ipv4.icmp_ratelimit": 1000,
     "net.ipv6.icmp.ratelimit": 1000,
 }
+_PER_PEER = ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit")
 _READY_TIMEOUT_S = 60.0
 
 #: (protocol, address, port, manner); see `listener`.
@@ -150,9 +151,16 @@ class Lab:
         self.icmp_unlimited = not unknown
         self.target.sysctl({"net.core.somaxconn": 65535, "net.ipv4.tcp_max_syn_backlog": 65535})
 
-    def limit_icmp(self, on: bool) -> None:
-        """Let the target limit its ICMP messages as Linux does by itself, or not at all."""
-        self.target.sysctl(_ICMP_LIMITED if on else _ICMP_UNLIMITED)
+    def limit_icmp(self, on: bool, every_ms: int = 1000) -> None:
+        """Let the target limit its ICMP messages as Linux does by itself, or not at all.
+
+        Args:
+            every_ms: one to each peer in so many milliseconds, after a burst of six.
+        """
+        limits = dict(_ICMP_LIMITED if on else _ICMP_UNLIMITED)
+        if on:
+            limits |= dict.fromkeys(_PER_PEER, every_ms)
+        self.target.sysctl(limits)
 
     def keep_to(self, truth: Truth, manner: str = "hold", loss: float = 0.0) -> None:
         """Make the target answer so, in place of what it answered before. Raises `LabError`.

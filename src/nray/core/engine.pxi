@@ -120,6 +120,7 @@ cdef struct slot_t:
     uint8_t second          # it is sent for the second time, the first being unanswered
     uint8_t met             # how often the answer may have been our own doing
     uint8_t asked           # which of its port's questions it is sent, of UDP
+    uint8_t limited         # it waited for a host that sends few ICMP errors
 
 cdef struct network_t:
     uint64_t prefix         # see network_of; 0: none
@@ -135,6 +136,7 @@ cdef struct item_t:         # a probe on its way to a socket
     uint8_t second
     uint8_t met
     uint8_t asked
+    uint8_t limited
 
 cdef struct list_t:
     int32_t first
@@ -175,6 +177,7 @@ cdef class Engine(SliceBook):
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
+        sharers: how many engines ask the same hosts at once.
 
     Raises:
         OSError: no epoll descriptor can be had.
@@ -190,6 +193,8 @@ cdef class Engine(SliceBook):
     cdef int32_t blank
     cdef list_t waiting[LINES]
     cdef network_t *networks
+    cdef item_t *aside          # what waits in `limits`; free ones are chained by their `slice`
+    cdef int32_t aside_free, aside_made
     cdef item_t *retry
     cdef uint32_t retry_head, retry_used
     cdef int64_t grown_at, turn_at, turn_change
@@ -203,13 +208,15 @@ cdef class Engine(SliceBook):
     def __cinit__(self, Bucket bucket not None, *, int control_fd=-1, int window=0,
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
                   bytes payload=b"nray", payloads=None, checks=None, further=None,
-                  bint udp_fast=False, bint adaptive=False, Policy policy=None):
+                  bint udp_fast=False, bint adaptive=False, Policy policy=None,
+                  int sharers=1):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
         if window < 0:
             raise ValueError("a window is a number of probes, 0 for auto")
-        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy)
+        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
+                    udp_timeout_s, sharers)
         self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
         self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[LINE_UDP] = <int64_t>(udp_timeout_s * 1e9)
@@ -232,7 +239,10 @@ cdef class Engine(SliceBook):
         self.slots = <slot_t *>calloc(self.slots_max, sizeof(slot_t))
         self.retry = <item_t *>malloc(RETRY_MAX * sizeof(item_t))
         self.networks = <network_t *>calloc(NETWORKS_MAX, sizeof(network_t))
-        if self.slots == NULL or self.retry == NULL or self.networks == NULL:
+        self.aside = <item_t *>calloc(NRAY_LIMIT_WAITING, sizeof(item_t))
+        self.aside_free = -1
+        if (self.slots == NULL or self.retry == NULL or self.networks == NULL
+                or self.aside == NULL):
             raise MemoryError
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
@@ -251,6 +261,7 @@ cdef class Engine(SliceBook):
         free(self.slots)
         free(self.retry)
         free(self.networks)
+        free(self.aside)
 
     # ── what Python sees ────────────────────────────────────────────────────────────────────
 
@@ -370,14 +381,17 @@ cdef class Engine(SliceBook):
         cdef int64_t at
         cdef int i, which
         cdef item_t item
-        cdef bint again, held = False
+        cdef bint again, limited, held = False
         now = monotonic_ns()
+        self.tell_limited(now)
         for i in range(START_BURST):
             if self.paused_:
                 held = True
                 break
-            again = self.retry_used > 0 and self.retry[self.retry_head].due <= now
-            if not again and (self.current < 0 or self.retry_used >= RETRY_MAX // 2):
+            limited = nray_limit_due(self.limits, now)
+            again = (not limited and self.retry_used > 0
+                     and self.retry[self.retry_head].due <= now)
+            if not limited and not again and (self.current < 0 or self.retry_used >= RETRY_MAX // 2):
                 break
             if self.inflight >= self.window:
                 at = self.grow(now)
@@ -395,7 +409,10 @@ cdef class Engine(SliceBook):
                 wake = min(wake, self.turn_at)
                 held = True
                 break
-            if again:
+            if limited:
+                if not self.next_limited(&item, now):
+                    continue
+            elif again:
                 item = self.retry[self.retry_head]
                 self.retry_head = (self.retry_head + 1) % RETRY_MAX
                 self.retry_used -= 1
@@ -416,6 +433,8 @@ cdef class Engine(SliceBook):
                            + self.timeout_ns[which])
         if self.retry_used and not held:
             wake = min(wake, self.retry[self.retry_head].due)
+        if not held:
+            wake = min(wake, nray_limit_wake(self.limits))
         if self.hits_used:
             wake = min(wake, self.first_hit + FLUSH_NS)
         if self.ended:
@@ -610,6 +629,7 @@ cdef class Engine(SliceBook):
         slot.second = item.second
         slot.met = item.met
         slot.asked = item.asked
+        slot.limited = item.limited
         slot.started = now
         self.sent_ += 1
         if kind & 2:
@@ -830,6 +850,7 @@ cdef class Engine(SliceBook):
         if reason == REASON_NONE:
             return
         self.unlink(slot)
+        nray_limit_note(self.limits, slot.probe.family, slot.probe.addr, slot.probe.port)
         self.answer(i, icmp_state(reason), reason, now)
         self.release(i)
 
@@ -856,7 +877,7 @@ cdef class Engine(SliceBook):
                     self.icmp_reason_of(slot)
                 if which == LINE_FRESH and self.try_again(i, now):
                     continue
-                if slot.kind & 2 and self.ask_further(i, now):
+                if slot.kind & 2 and (self.ask_further(i, now) or self.set_aside(i, now)):
                     continue
                 self.answer(i, STATE_OPEN_FILTERED if slot.kind & 2 else STATE_FILTERED,
                             REASON_NO_RESPONSE, now)
@@ -902,10 +923,64 @@ cdef class Engine(SliceBook):
         self.again_at_once(i, &item, now)
         return True
 
+    cdef bint set_aside(self, int32_t i, int64_t now) noexcept nogil:
+        """Let a silent UDP probe wait for its host, if that sends few ICMP errors."""
+        cdef slot_t *slot = &self.slots[i]
+        cdef int32_t k = self.aside_free
+        if slot.limited or slot.slice < 0:
+            return False
+        if k < 0 and self.aside_made >= NRAY_LIMIT_WAITING:
+            return False
+        if k < 0:
+            k = self.aside_made
+        if not nray_limit_push(self.limits, slot.probe.family, slot.probe.addr, <uint64_t>k, now):
+            return False
+        if k == self.aside_made:
+            self.aside_made += 1
+        else:
+            self.aside_free = self.aside[k].slice
+        self.aside[k] = self.item_of(slot)
+        self.aside[k].limited = 1
+        self.release(i)
+        return True
+
+    cdef inline item_t back_from_aside(self, uint64_t token) noexcept nogil:
+        cdef int32_t k = <int32_t>token
+        cdef item_t item = self.aside[k]
+        self.aside[k].slice = self.aside_free
+        self.aside_free = k
+        return item
+
+    cdef bint next_limited(self, item_t *item, int64_t now) noexcept nogil:
+        """What a host that sends few ICMP errors may be asked now; false if nothing."""
+        cdef nray_due_t due
+        nray_limit_take(self.limits, now, 0, &due)
+        if due.what == NRAY_LIMIT_NOTHING:
+            return False
+        if due.what == NRAY_LIMIT_ASK:
+            item[0] = self.back_from_aside(due.token)
+            return True
+        memset(item, 0, sizeof(item_t))
+        item.slice = -1         # it is no probe of any
+        item.limited = 1
+        item.probe.family = due.family
+        item.probe.protocol = PROTO_UDP
+        item.probe.port = due.port
+        memcpy(item.probe.addr, due.addr, 16)
+        return True
+
+    cdef void tell_limited(self, int64_t now) noexcept nogil:
+        cdef uint64_t token = 0
+        cdef item_t item
+        while self.hits_used < HITS_FULL and nray_limit_settle(self.limits, now, &token):
+            item = self.back_from_aside(token)
+            self.record(&item.probe, item.position, item.slice, STATE_OPEN_FILTERED,
+                        REASON_NO_RESPONSE, 0)
+
     cdef bint has_further(self, slot_t *slot) noexcept nogil:
         """Whether a silent UDP port has questions that were not asked."""
         cdef const nray_question_t *asked
-        if not slot.kind & 2 or self.question_at[slot.probe.port] == NULL:
+        if not slot.kind & 2 or slot.limited or self.question_at[slot.probe.port] == NULL:
             return False
         asked = self.question(slot.probe.port, slot.asked)
         return asked.next != NULL
@@ -931,6 +1006,7 @@ cdef class Engine(SliceBook):
         item.second = slot.second
         item.met = slot.met
         item.asked = slot.asked
+        item.limited = slot.limited
         return item
 
     cdef void again_at_once(self, int32_t i, item_t *item, int64_t now) noexcept nogil:
@@ -955,6 +1031,8 @@ cdef class Engine(SliceBook):
 
     cdef void record(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
                      uint8_t reason, int64_t rtt_us) noexcept nogil:
+        if slice < 0:
+            return
         self.put_down(probe, position, slice, state, reason, rtt_us, 0)
         self.finish_one(slice)
 

@@ -143,6 +143,7 @@ cdef enum:
     STAGE_RESTING = 3
     STAGE_DUE = 4           # the next pass may begin
     STAGE_TELLING = 5       # the silent ones are told
+    STAGE_LIMITED = 6       # some wait for their hosts, which send few errors (limited.h)
 
 cdef struct work_t:         # of a slice, beside its slice_t
     const space_t *space
@@ -156,6 +157,7 @@ cdef struct work_t:         # of a slice, beside its slice_t
     int64_t zero            # ns
     int64_t rest_until      # ns
     uint32_t outside        # entries in the batch or held
+    uint32_t limited        # that wait in `limits`
     uint32_t slowest_us
     uint32_t answers
     uint8_t stage
@@ -200,6 +202,10 @@ cdef enum:
 cdef struct entry_t:
     int32_t slice
     uint32_t entry
+
+cdef enum:                  # what is no probe of a slice: a sample, a trial of a host
+    NO_SLICE = -1
+    TRIAL = -2
 
 
 cdef extern from *:
@@ -409,7 +415,8 @@ cdef class RawEngine(SliceBook):
         self.passes = 1 + retries
         self.pings = True
         self.current = -1
-        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy)
+        self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
+                    udp_timeout_s, shards)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
         self.works = <work_t *>calloc(SLICES_MAX, sizeof(work_t))
         self.opened = <int32_t *>calloc(SLICES_MAX, sizeof(int32_t))
@@ -728,6 +735,9 @@ cdef class RawEngine(SliceBook):
                     wake = min(wake, samples_expire(&self.samples, asked, self.bucket))
             else:
                 busy = True
+            if drained and self.hits_used < HITS_FULL:
+                self.tell_limited(asked)
+            wake = min(wake, nray_limit_wake(self.limits))
             if self.hits_used < HITS_FULL:
                 self.tell_silent(&busy)
             if self.hits_used:
@@ -768,14 +778,16 @@ cdef class RawEngine(SliceBook):
     cdef bint fill(self, int64_t now, int64_t *wake) noexcept nogil:
         """Put what may go out now into the batch; whether there is more. Sets when there will be."""
         cdef entry_t item
-        cdef bint again, sample
+        cdef bint again, sample, limited
+        cdef nray_due_t due
         cdef int k
         if self.paused_:
             return False
         for k in range(PASSED_OVER_MAX):
             sample = samples_due(&self.samples, now) and self.bucket.sampling() != 0
+            limited = nray_limit_due(self.limits, now)
             again = self.ready_used > 0
-            if not again and not sample:
+            if not again and not sample and not limited:
                 if self.held_used >= HELD_MAX:
                     return False
                 if self.has_next and is_finished(&self.works[self.next_item.slice],
@@ -797,6 +809,17 @@ cdef class RawEngine(SliceBook):
                 return False
             if sample:
                 self.put_sample(now)
+            elif limited:
+                nray_limit_take(self.limits, now, 1, &due)
+                if due.what == NRAY_LIMIT_TRY:
+                    self.put_trial(&due)
+                elif due.what == NRAY_LIMIT_ASK:
+                    item.slice = <int32_t>(due.token >> 32)
+                    item.entry = <uint32_t>due.token
+                    if is_finished(&self.works[item.slice], item.entry):
+                        nray_limit_spared(self.limits, due.family, due.addr, now)
+                    else:
+                        self.put(&item, now)
             elif again:
                 self.ready_used -= 1
                 item = self.ready[self.ready_used]
@@ -879,12 +902,6 @@ cdef class RawEngine(SliceBook):
         cdef const route_t *route
         cdef neighbour_t *neighbour
         cdef const uint8_t *next_mac = NULL
-        cdef const nray_question_t *asked
-        cdef const uint8_t *payload = NULL
-        cdef uint8_t own[1400]
-        cdef size_t size = 0
-        cdef uint64_t sum = 0, cookie
-        cdef uint16_t sport
         cdef int why
         cdef uint8_t search = self.slices[item.slice].search
         self.locate(item, &probe, &position)
@@ -928,12 +945,24 @@ cdef class RawEngine(SliceBook):
                             REASON_ARP_RESPONSE if probe.family == 4 else REASON_ND_RESPONSE, 0, 0)
                 return
             next_mac = neighbour.mac
+        self.put_frame(item, &probe, route, next_mac, self.works[item.slice].passed)
+        self.works[item.slice].outside += 1
+
+    cdef void put_frame(self, const entry_t *item, const probe_t *probe, const route_t *route,
+                        const uint8_t *next_mac, int number) noexcept nogil:
+        """A frame in the batch; ``number``: which of its port's questions a datagram asks."""
+        cdef const nray_question_t *asked
+        cdef const uint8_t *payload = NULL
+        cdef uint8_t own[1400]
+        cdef size_t size = 0
+        cdef uint64_t sum = 0, cookie
+        cdef uint16_t sport
         sport = nray_source_port(&self.key, probe.family, probe.addr, probe.port, self.port_first,
                                  self.probe_width)
         cookie = nray_cookie(&self.key, probe.family, probe.addr, route.source, sport, probe.port,
                              probe.protocol)
         if probe.protocol == PROTO_UDP:
-            asked = self.question(probe.port, self.works[item.slice].passed)
+            asked = self.question(probe.port, number)
             payload = asked.payload
             size = asked.size
             sum = asked.sum
@@ -941,8 +970,7 @@ cdef class RawEngine(SliceBook):
                 nray_ask(asked, cookie, own)
                 payload = own
                 sum = nray_sum(own, size)
-        self.frame(item, &probe, route, next_mac, sport, cookie, payload, size, sum)
-        self.works[item.slice].outside += 1
+        self.frame(item, probe, route, next_mac, sport, cookie, payload, size, sum)
 
     cdef void put_sample(self, int64_t now) noexcept nogil:
         """Make a frame of a sample, if there is one that may go out; its item has no slice."""
@@ -950,23 +978,16 @@ cdef class RawEngine(SliceBook):
         cdef const uint8_t *next_mac = NULL
         cdef const probe_t *probe
         cdef const route_t *route
-        cdef neighbour_t *neighbour
         cdef uint16_t sport
         cdef int32_t slot = samples_make(&self.samples, now, self.bucket.sampling())
         if slot < 0:
             return
         probe = &self.samples.slots[slot].probe
-        route = self.route_to(probe)
-        if route != NULL and route.direct:
-            neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
-            if neighbour.state == NEIGHBOUR_KNOWN:
-                next_mac = neighbour.mac
-            else:
-                route = NULL
+        route = self.way_known(probe, &next_mac)
         if route == NULL:
             self.samples.slots[slot].state = SAMPLE_DONE
             return
-        item.slice = -1
+        item.slice = NO_SLICE
         item.entry = <uint32_t>slot
         sport = <uint16_t>(self.samples.first + slot)
         self.frame(&item, probe, route, next_mac, sport,
@@ -991,6 +1012,36 @@ cdef class RawEngine(SliceBook):
         self.batch_turn = min(self.batch_turn, self.turn_at)
         self.batch_used += 1
         self.turn_taken = False
+
+    cdef void put_trial(self, const nray_due_t *due) noexcept nogil:
+        """Ask a host about the port that it has told of before: no probe of any slice."""
+        cdef entry_t item
+        cdef probe_t probe
+        cdef const route_t *route
+        cdef const uint8_t *next_mac = NULL
+        memset(&probe, 0, sizeof(probe))
+        probe.family = due.family
+        probe.protocol = PROTO_UDP
+        probe.port = due.port
+        memcpy(probe.addr, due.addr, 16)
+        route = self.way_known(&probe, &next_mac)
+        if route == NULL:
+            return
+        item.slice = TRIAL
+        item.entry = 0
+        self.put_frame(&item, &probe, route, next_mac, 0)
+
+    cdef const route_t *way_known(self, const probe_t *probe,
+                                  const uint8_t **next_mac) noexcept nogil:
+        """The route of what was probed before; NULL if its neighbour is forgotten."""
+        cdef const route_t *route = self.route_to(probe)
+        cdef neighbour_t *neighbour
+        if route != NULL and route.direct:
+            neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
+            if neighbour.state != NEIGHBOUR_KNOWN:
+                return NULL
+            next_mac[0] = neighbour.mac
+        return route
 
     cdef inline const route_t *route_to(self, const probe_t *probe) noexcept nogil:
         cdef nray_number_t address
@@ -1050,7 +1101,8 @@ cdef class RawEngine(SliceBook):
                 for k in range(self.batch_from, self.batch_from + sent):
                     item = &self.batch_of[k]
                     if item.slice < 0:
-                        samples_sent(&self.samples, <int32_t>item.entry, now, self.bucket)
+                        if item.slice == NO_SLICE:
+                            samples_sent(&self.samples, <int32_t>item.entry, now, self.bucket)
                         continue
                     work = &self.works[item.slice]
                     if work.passed == 0:
@@ -1077,7 +1129,10 @@ cdef class RawEngine(SliceBook):
             item = &self.batch_of[self.batch_from]
             self.batch_from += 1
             if item.slice < 0:
-                self.samples.slots[item.entry].state = SAMPLE_DONE
+                if item.slice == NO_SLICE:
+                    self.samples.slots[item.entry].state = SAMPLE_DONE
+                else:
+                    self.failed_again += 1
                 continue
             self.works[item.slice].outside -= 1
             self.not_sent(item, code)
@@ -1177,6 +1232,9 @@ cdef class RawEngine(SliceBook):
             state = STATE_FILTERED
             if probe.protocol == PROTO_UDP and reason == REASON_PORT_UNREACH:
                 state = STATE_CLOSED
+            if probe.protocol == PROTO_UDP and nray_limit_note(
+                    self.limits, probe.family, probe.addr, probe.port):
+                return
         for k in range(self.opened_used - 1, -1, -1):
             i = self.opened[k]
             slice = &self.slices[i]
@@ -1279,13 +1337,19 @@ cdef class RawEngine(SliceBook):
         cdef work_t *work = &self.works[item.slice]
         work.finished[item.entry >> 6] |= <uint64_t>1 << (item.entry & 63)
         work.left -= 1
-        if work.left == 0 and work.stage == STAGE_RESTING:
-            self.end(item.slice)
+        if work.left == 0:
+            if work.stage == STAGE_RESTING:
+                self.end(item.slice)
+            elif work.stage == STAGE_LIMITED:
+                self.end_limited(item.slice)
 
     cdef void settle_pass(self, int32_t i, int64_t now) noexcept nogil:
         """Let a slice rest once all of its pass is out of our hands."""
         cdef work_t *work = &self.works[i]
         cdef int64_t rest, timeout
+        if work.stage == STAGE_LIMITED:
+            self.end_limited(i)
+            return
         if work.stage != STAGE_SENT or work.outside:
             return
         work.passed += 1
@@ -1339,7 +1403,7 @@ cdef class RawEngine(SliceBook):
                 if not self.tell_some(i, work):
                     more[0] = True
                     return
-                continue        # another has taken its place
+                continue        # another has taken its place, or it waits for its hosts
             k += 1
 
     cdef bint tell_some(self, int32_t i, work_t *work) noexcept nogil:
@@ -1349,11 +1413,13 @@ cdef class RawEngine(SliceBook):
         cdef entry_t item
         cdef probe_t probe
         cdef uint64_t position
+        cdef int64_t now = monotonic_ns()
         cdef int told = 0
-        if work.protocols != 3 and (slice.search or not self.mask & (1 << state)):
+        if work.protocols != 3 and (slice.search or not self.mask & (1 << state) and (
+                work.protocols == 1 or not self.limits.known)):
             slice.counts[state - 1] += work.left
             work.left = 0
-        while work.left:
+        while work.left and work.cursor < slice.count:
             if told >= SILENT_MAX or self.hits_used >= HITS_FULL:
                 return False
             bits = ~work.finished[work.cursor >> 6] >> (work.cursor & 63)
@@ -1361,15 +1427,55 @@ cdef class RawEngine(SliceBook):
                 work.cursor = (work.cursor | 63) + 1
                 continue
             work.cursor += trailing_zeros(bits)
+            if work.cursor >= slice.count:
+                break
             item.slice = i
             item.entry = <uint32_t>work.cursor
-            self.locate(&item, &probe, &position)
-            state = STATE_OPEN_FILTERED if probe.protocol == PROTO_UDP else STATE_FILTERED
-            self.record(&item, &probe, position, state,
-                        REASON_UNEXPECTED if is_odd(work, item.entry) else REASON_NO_RESPONSE, 0, 0)
+            work.cursor += 1
             told += 1
-        self.end(i)
+            self.locate(&item, &probe, &position)
+            if probe.protocol == PROTO_UDP and not slice.search and nray_limit_push(
+                    self.limits, probe.family, probe.addr, <uint64_t>i << 32 | item.entry, now):
+                work.limited += 1
+                continue
+            self.record_silent(&item, &probe, position)
+        if work.limited == 0:
+            self.end(i)
+        else:
+            work.stage = STAGE_LIMITED
+            self.end_limited(i)
         return True
+
+    cdef void record_silent(self, const entry_t *item, const probe_t *probe,
+                            uint64_t position) noexcept nogil:
+        self.record(item, probe, position,
+                    STATE_OPEN_FILTERED if probe.protocol == PROTO_UDP else STATE_FILTERED,
+                    REASON_UNEXPECTED if is_odd(&self.works[item.slice], item.entry)
+                    else REASON_NO_RESPONSE, 0, 0)
+
+    cdef void tell_limited(self, int64_t now) noexcept nogil:
+        """Tell those that their hosts said nothing about when they were asked slowly."""
+        cdef entry_t item
+        cdef probe_t probe
+        cdef uint64_t position, token = 0
+        while self.hits_used < HITS_FULL and nray_limit_settle(self.limits, now, &token):
+            item.slice = <int32_t>(token >> 32)
+            item.entry = <uint32_t>token
+            self.works[item.slice].limited -= 1
+            if is_finished(&self.works[item.slice], item.entry):
+                continue
+            self.locate(&item, &probe, &position)
+            self.record_silent(&item, &probe, position)
+
+    cdef void end_limited(self, int32_t i) noexcept nogil:
+        """End a slice that has waited for its hosts, if all of it is finished and out of our hands."""
+        cdef work_t *work = &self.works[i]
+        if work.left or work.outside or work.stage != STAGE_LIMITED:
+            return
+        if work.limited:
+            nray_limit_drop(self.limits, <uint32_t>i)
+            work.limited = 0
+        self.end(i)
 
     cdef void end(self, int32_t i) noexcept nogil:
         cdef int32_t k

@@ -81,6 +81,7 @@ cdef class SliceBook:
     cdef dict questions
     cdef const nray_question_t **question_at    # by port; NULL: `plain`
     cdef const nray_question_t *plain
+    cdef nray_limits_t *limits
 
     def __cinit__(self, *_, **__):
         self.kept = {}
@@ -101,10 +102,16 @@ cdef class SliceBook:
         free(self.hits)
         free(self.hit_slices)
         free(<void *>self.question_at)
+        free(self.limits)
 
     cdef settle(self, Bucket bucket, states, bytes payload, payloads, checks, further, bint fast,
-                Policy policy):
+                Policy policy, double udp_timeout_s, int sharers):
         """Keep what an engine is told at its making. ValueError: a state, a payload, a port, a check."""
+        if not 0 < sharers < 65536:
+            raise ValueError("at least this engine asks the hosts")
+        self.limits = nray_limits_new(<int64_t>(udp_timeout_s * 1e9), sharers)
+        if self.limits == NULL:
+            raise MemoryError
         self.bucket = bucket
         self.mask = 1 << STATE_OPEN
         for state in states:

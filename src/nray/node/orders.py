@@ -79,6 +79,7 @@ def configure(
         raw,
         settings.udp_checks,
         settings.udp_further,
+        processes,
     )
 
 

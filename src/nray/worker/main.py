@@ -139,6 +139,7 @@ class Worker:
             udp_fast=told.udp_fast,
             adaptive=told.adaptive,
             policy=_policy(told.policy),
+            sharers=told.sharers,
         )
 
     def _made_raw(self, told: Configure) -> _core.RawEngine:

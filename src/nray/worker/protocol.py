@@ -74,6 +74,7 @@ class Configure(_Message, frozen=True, tag="configure"):
     raw: Raw | None = None
     checks: dict[int, Steps] = {}
     further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
+    sharers: int = 1
 
 
 class Space(_Message, frozen=True, tag="space"):

@@ -1,0 +1,192 @@
+"""Hosts that send only so many ICMP errors a second: a clock of ours, hosts that are sums."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nray import _core
+
+SECOND = 10**9
+MOST = 60 * SECOND
+HOST, OTHER = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
+CLOSED = 7
+#: Longer than any of these runs may last: slots, trials, the most a probe waits.
+STEPS_MAX = 200_000
+
+
+@dataclass
+class Target:
+    """Answers about a closed port as long as it has tokens; begins with none, as after a scan."""
+
+    per_s: float
+    burst: float
+    closed: set[int]
+    tokens: float = 0.0
+    at: int = 0
+    asked: list[int] = field(default_factory=list)
+
+    def answers(self, port: int, now: int) -> bool:
+        self.asked.append(now)
+        self.tokens = min(self.burst, self.tokens + (now - self.at) / SECOND * self.per_s)
+        self.at = now
+        if port not in self.closed or self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def run(
+    limits: _core._Limits, target: Target, ports: list[int], keep: bool = True, wait: int = SECOND
+) -> tuple[set[int], dict[int, int]]:
+    """Push the ports and follow the clock: those found closed, and when the others were told."""
+    limits.note(HOST, CLOSED)
+    for port in ports:
+        assert limits.push(HOST, port, 0)
+    found: set[int] = set()
+    silent: dict[int, int] = {}
+    asked: list[tuple[int, int]] = []
+    now = 0
+    for _ in range(STEPS_MAX):
+        while (token := limits.settle(now)) is not None:
+            assert token not in silent
+            if token not in found:
+                silent[token] = now
+        while (due := limits.take(now, keep)) is not None:
+            what, host, number = due
+            assert host == HOST
+            if what == "try":
+                assert number == CLOSED
+                if target.answers(CLOSED, now):
+                    assert limits.note(HOST, CLOSED)
+            elif target.answers(number, now):
+                found.add(number)
+            elif not keep:
+                asked.append((number, now + wait))
+        if limits.wake == 2**63 - 1:
+            break
+        assert limits.wake > now
+        now = limits.wake
+    else:
+        raise AssertionError("no end")
+    silent |= dict(asked)
+    return found, silent
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("per_s", "burst", "within_s"),
+    # Linux, Cisco, some firewall, BSD, and one that has no limit.
+    [(1, 6, 46), (2, 10, 46), (10, 10, 20), (200, 200, 4), (10**6, 1, 4)],
+)
+def test_states_converge_to_closed(per_s, burst, within_s, keep):
+    ports = list(range(1000, 1036))
+    closed = set(ports[:30])
+    target = Target(per_s, burst, closed | {CLOSED})
+    found, silent = run(_core._Limits(SECOND), target, ports, keep)
+    assert found == closed
+    assert set(silent) == set(ports) - closed
+    assert max(silent.values()) <= within_s * SECOND
+    # each once, and trials of twenty, some of them cut short
+    assert len(target.asked) <= len(ports) + 60
+
+
+def test_an_unlimited_host_is_asked_twenty_times_to_know():
+    target = Target(10**6, 10, {CLOSED})
+    run(_core._Limits(SECOND), target, [1, 2])
+    assert len(target.asked) <= 20 + 2
+
+
+def test_who_says_nothing_any_more_is_waited_for_as_long_as_the_slowest():
+    ports = list(range(100, 200))
+    target = Target(0, 0, set())
+    found, silent = run(_core._Limits(SECOND), target, ports)
+    assert found == set()
+    assert set(silent) == set(ports)
+    assert max(silent.values()) <= MOST + SECOND
+    assert len(target.asked) < 60 + 60
+
+
+def test_engines_that_share_a_host_share_its_pace():
+    ports = list(range(100, 110))
+    target = Target(0, 0, set())
+    run(_core._Limits(SECOND, 4), target, ports)
+    gaps = [after - before for before, after in itertools.pairwise(target.asked)]
+    assert gaps[-1] == 4_400_000_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.5, 2000),
+    st.integers(1, 50),
+    st.sets(st.integers(1, 40)),
+    st.sets(st.integers(1, 40)),
+    st.booleans(),
+    st.integers(10**7, 3 * SECOND),
+)
+def test_each_is_found_or_told_once_and_in_time(per_s, burst, ports, closed, keep, timeout):
+    target = Target(per_s, burst, {*closed, CLOSED})
+    wait = min(timeout, SECOND)
+    found, silent = run(_core._Limits(timeout), target, sorted(ports), keep, wait)
+    assert found | set(silent) == ports
+    assert not found & set(silent)
+    assert found <= {*closed, CLOSED}
+    assert all(at <= MOST + wait for at in silent.values())
+
+
+def test_hosts_that_never_spoke_are_not_asked_again():
+    limits = _core._Limits(SECOND)
+    assert not limits.push(HOST, 1, 0)
+    limits.note(HOST, CLOSED)
+    assert not limits.push(OTHER, 1, 0)
+    assert limits.wake == 2**63 - 1
+
+
+def test_no_more_wait_than_there_is_room_for():
+    limits = _core._Limits(SECOND)
+    limits.note(HOST, CLOSED)
+    taken = sum(limits.push(HOST, number, 0) for number in range(70_000))
+    assert taken == 65_536
+    told = 0
+    while limits.settle(MOST) is not None:
+        told += 1
+    assert told == taken
+    assert limits.push(HOST, 1, MOST)
+
+
+def test_a_host_makes_room_for_another_when_nothing_waits_for_it():
+    """Of 100,000 hosts 4,096 are kept; those that something waits for are."""
+    limits = _core._Limits(SECOND)
+    limits.note(HOST, CLOSED)
+    assert limits.push(HOST, 1, 0)
+    others = [number.to_bytes(4, "big") for number in range(0xC6130000, 0xC6130000 + 100_000)]
+    for other in others:
+        limits.note(other, 9)
+    known = sum(limits.push(other, 2, 0) for other in others)
+    assert 3000 < known <= 4095
+    assert limits.push(HOST, 3, 0)
+    assert limits.hosts_waiting == known + 1
+
+
+def test_what_is_dropped_is_neither_asked_nor_told():
+    limits = _core._Limits(SECOND)
+    for host in (HOST, OTHER):
+        limits.note(host, CLOSED)
+        for number in range(8):
+            limits.push(host, (number & 1) << 32 | number, 0)
+    assert limits.drop(1) == 8
+    assert limits.drop(1) == 0
+    assert limits.drop(2) == 0
+    told = set()
+    while (token := limits.settle(MOST)) is not None:
+        told.add(token)
+    assert told == {0, 2, 4, 6}
+    assert limits.hosts_waiting == 0
+    for host in (HOST, OTHER):
+        assert limits.push(host, 5 << 32, 0)
+    assert limits.drop(5) == 2
+    assert limits.hosts_waiting == 0
