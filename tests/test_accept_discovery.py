@@ -111,17 +111,27 @@ def test_auto_asks_by_echo_then_by_syns_and_scans_what_is_there(lab: Lab, hosts:
     assert "1,024 hosts looked for, 70 up" in done.stderr
 
 
-def test_ping_goes_with_scans_by_connecting_too(lab: Lab, hosts: Hosts) -> None:
+@pytest.mark.parametrize(
+    ("mode", "hosts"), [("ping", 4), ("auto", 6)], indirect=["hosts"], ids=["ping", "auto"]
+)
+def test_pings_go_with_scans_by_connecting_too(lab: Lab, hosts: Hosts, mode: str) -> None:
     where = NETWORK[hosts.version]
     words = [*WORDS, "--retries", "0"]
-    done = scan(lab.scanner, "-t", where, "--discovery", "ping", *words).expect(0)
-    assert targets_of(done.events) == hosts.echo
-    assert len(portscans(done.events)) == 10 * ECHO
+    done = scan(lab.scanner, "-t", where, "--discovery", mode, *words).expect(0)
+    up = hosts.echo if mode == "ping" else hosts.up
+    assert targets_of(done.events) == up
+    assert len(portscans(done.events)) == 10 * len(up)
     assert {part["scantype"] for part in portscans(done.events)} == {"tcpconnect"}
-    assert hosts.counted() == {"ping": DOWN, "asked": 0, "ports": 0}
+    counted = hosts.counted()
+    assert (counted["ping"], counted["ports"]) == (DOWN, 0)
+    # The kernel sends a SYN again after a second, should this machine be as slow as that.
+    assert (mode == "ping") == (counted["asked"] == 0)
+    assert mode == "ping" or 2 * DOWN <= counted["asked"] < 3 * DOWN
 
 
-@pytest.mark.parametrize("syn", [True, False], ids=["syn", "connect"])
+@pytest.mark.parametrize(
+    ("syn", "hosts"), [(True, 6), (False, 4)], indirect=["hosts"], ids=["syn", "connect"]
+)
 def test_syns_find_those_that_refuse(lab: Lab, hosts: Hosts, syn: bool) -> None:
     where = NETWORK[hosts.version]
     more = ("--syn", "--retries", "0") if syn else ()
@@ -141,6 +151,7 @@ def test_nobody_there_is_a_scan_of_nothing(lab: Lab) -> None:
     )
     try:
         words = ["-t", "198.18.32.0/28", "-p", "1-1000", "--syn", "--timeout", "100ms"]
+        words += ["--retries", "0"]
         done = scan(lab.scanner, *words, "--discovery", "auto").expect(0)
     finally:
         lab.keep_to(Truth())
@@ -173,8 +184,7 @@ def address(lab: Lab, what: str) -> None:
                 namespace.ip("address", what, f"{each}/{more[0]}", "dev", INTERFACE, *flags)
 
 
-@pytest.mark.parametrize("mode", ["arp", "auto"])
-def test_neighbours_are_found_by_arp_and_nd_alone(lab: Lab, mode: str) -> None:
+def test_neighbours_are_found_by_arp_and_nd_alone(lab: Lab) -> None:
     """Of 48 on the local link each, two answer and one is the scanner; no host is pinged."""
     require("nft")
     lab.keep_to(Truth())
@@ -183,7 +193,7 @@ def test_neighbours_are_found_by_arp_and_nd_alone(lab: Lab, mode: str) -> None:
     try:
         where = "198.19.128.1-198.19.128.48,2001:db8:9::1-2001:db8:9::30"
         words = ["-p", "1000", "--show", "closed", "--timeout", "200ms", "--rate", "2000"]
-        done = scan(lab.scanner, "-t", where, "--discovery", mode, "--syn", *words)
+        done = scan(lab.scanner, "-t", where, "--discovery", "auto", "--syn", *words)
         text = lab.target.call(["nft", "list", "counters"])
     finally:
         address(lab, "del")
@@ -209,7 +219,7 @@ def test_by_a_server_and_nodes_in_two_pools(
         {"targets": [NETWORK[hosts.version]], "tcpports": [PORTS], "udpports": []},
         {
             "discovery": "auto",
-            "tcp": {"method": "syn", "retries": 1, "timeout": "300ms"},
+            "tcp": {"method": "syn", "retries": 0, "timeout": "300ms"},
             "ratelimit": 20000,
         },
         {"pools": 2},
@@ -219,7 +229,7 @@ def test_by_a_server_and_nodes_in_two_pools(
     cluster.expect_end()
     found = open_pairs(cluster.events())
     assert sorted(found) == sorted(2 * [(host, 1001) for host in hosts.up])
-    assert hosts.counted() == {"ping": 4 * DOWN, "asked": 8 * DOWN, "ports": 0}
+    assert hosts.counted() == {"ping": 2 * DOWN, "asked": 4 * DOWN, "ports": 0}
     assert "1,024 hosts looked for, 70 up" in cluster.said("server")
 
 
@@ -227,6 +237,7 @@ def test_by_a_server_and_nodes_in_two_pools(
 def test_killed_amid_discovery_and_gone_on_with(lab: Lab, hosts: Hosts, tmp_path: Path) -> None:
     state, out = tmp_path / "scan.state", tmp_path / "out.json"
     words = ["-t", NETWORK[hosts.version], "-p", PORTS, "--rate", "2500", "--timeout", "200ms"]
+    words += ["--retries", "0"]
     # fmt: off
     command = nray(
         "scan", "--syn", "--discovery", "auto", *words, "--state", str(state), "-o", str(out)
@@ -240,14 +251,11 @@ def test_killed_amid_discovery_and_gone_on_with(lab: Lab, hosts: Hosts, tmp_path
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + PATIENCE_S
-    while hosts.counted()["ping"] < DOWN // 2 and time.monotonic() < deadline:
+    while hosts.counted()["ping"] < DOWN // 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL
-    said = run(lab.scanner, nray("status", str(state))).expect(0).stdout
-    assert "not finished" in said
-    assert "1024 hosts looked for, " in said
     done = run(lab.scanner, nray("scan", "--resume", str(state))).expect(0)
     found = [json.loads(line)["result"] for line in out.read_text().splitlines()]
     assert sorted((each["target"], each["port"]) for each in found) == sorted(
@@ -260,13 +268,12 @@ def test_killed_amid_discovery_and_gone_on_with(lab: Lab, hosts: Hosts, tmp_path
     assert "pool 0: 2992 of 2992 probes of discovery done" in said
 
 
-@pytest.mark.parametrize("mode", ["ping", "arp", "auto"])
-def test_without_the_right_one_sentence_and_status_2(lab: Lab, mode: str, tmp_path: Path) -> None:
+def test_without_the_right_one_sentence_and_status_2(lab: Lab, tmp_path: Path) -> None:
     require("setpriv")
     # fmt: off
     command = [
         "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--",
-        *nray("scan", "-t", "127.0.0.1", "-p", "80", "--discovery", mode,
+        *nray("scan", "-t", "127.0.0.1", "-p", "80", "--discovery", "arp",
               "--state", str(tmp_path / "state")),
     ]
     # fmt: on

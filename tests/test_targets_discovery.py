@@ -169,7 +169,7 @@ def test_exclusions_go_with_what_follows() -> None:
 def test_more_ranges_than_a_segment_holds_are_joined_within_the_targets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(discovery, "RANGES_MAX", 3)
+    monkeypatch.setattr(discovery, "RANGES_MAX", {4: 3, 16: 3})
     (segment,) = plan(
         "198.18.0.0/26", tcp="22", discovery="auto", exclude="198.18.0.2", seed=1
     ).segments

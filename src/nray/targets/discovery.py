@@ -21,10 +21,10 @@ from nray.targets.ports import ICMP, TCP
 from nray.targets.ranges import Ranges
 from nray.targets.segment import SEARCH_HOSTS, SEARCH_LINK, SEARCH_NEAR, Segment, Stage
 
-#: Ranges of found hosts in one segment: 2 MiB packed, 8 MiB of IPv6, and so well within a frame
-#: and what a node keeps. Where there are more, those with the smallest gaps between them are
-#: joined, and the hosts in the gaps, which were silent, are scanned as well.
-RANGES_MAX = 2**18
+#: Ranges of found hosts in one segment, by bytes of an address: 8 MiB packed, 4 MiB of IPv6, and so
+#: well within a frame and what a node keeps. Where there are more, those with the smallest gaps
+#: between them are joined, and the hosts in the gaps, which were silent, are scanned as well.
+RANGES_MAX = {4: 2**20, 16: 2**17}
 
 #: An echo request: it has no port.
 ECHO = (ICMP, 0)
@@ -129,7 +129,8 @@ def following(segment: Segment, found: Found, number: int) -> tuple[Segment, ...
         number: of the first of them.
     """
     four, six, names = found.hosts()
-    four, six = _few(four, segment.ranges4), _few(six, segment.ranges6)
+    four = _few(four, segment.ranges4, RANGES_MAX[4])
+    six = _few(six, segment.ranges6, RANGES_MAX[16])
     *further, wanted = segment.then
     parts: list[tuple[bytes, Stage, tuple[Stage, ...], Ranges, Ranges, tuple[str, ...]]] = [
         (b"found", wanted, (), four, six, names)
@@ -163,10 +164,10 @@ def following(segment: Segment, found: Found, number: int) -> tuple[Segment, ...
     return tuple(made)
 
 
-def _few(found: Ranges, within: Ranges) -> Ranges:
-    """The same hosts in at most `RANGES_MAX` ranges (more where ``within`` has more), which may
-    take some further hosts of ``within``."""
-    if len(found) <= RANGES_MAX:
+def _few(found: Ranges, within: Ranges, most: int) -> Ranges:
+    """The same hosts in at most so many ranges (more where ``within`` has more), which may take
+    some further hosts of ``within``."""
+    if len(found) <= most:
         return found
-    joined = ranges.joined(found, RANGES_MAX)
+    joined = ranges.joined(found, most)
     return ranges.subtract(joined, ranges.subtract(joined, within))
