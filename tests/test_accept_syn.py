@@ -174,7 +174,7 @@ def test_a_host_that_answers_everything_is_one_event_a_port(tarpits: Lab, versio
     # fmt: off
     done = scan(
         tarpits.scanner, "--syn", "-t", target, "-p", "1-2000", "--rate", "5000",
-        "--show", "closed", "--timeout", "300ms",
+        "--show", "closed", "--timeout", "300ms", "--keep-tarpits",
     ).expect(0)
     # fmt: on
     assert judge_set(open_pairs(done.events), {(target, port) for port in range(1, 2001)}) == []
@@ -187,7 +187,7 @@ def test_answers_that_are_late_count_once_too(tarpits: Lab, version: int) -> Non
     # fmt: off
     done = scan(
         tarpits.scanner, "--syn", "-t", target, "-p", "1-200", "--rate", "2000", *SHOW,
-        "--timeout", f"{LATE_S * 750:.0f}ms",
+        "--timeout", f"{LATE_S * 750:.0f}ms", "--keep-tarpits",
     ).expect(0)
     # fmt: on
     assert judge_set(open_pairs(done.events), {(target, port) for port in range(1, 201)}) == []

@@ -211,7 +211,7 @@ def test_retries_are_those_of_a_syn_scan_and_of_one_number_everywhere() -> None:
     assert parse(*base, "--syn", "--retries", "0").params["retries"] == 0
     assert RETRIES_MAX == bounds.RETRIES_MAX == scan.RETRIES_MAX
     assert kinds.RETRIES.high == RETRIES_MAX
-    for flag in (("--syn",), ("--retries", "0")):
+    for flag in (("--syn",), ("--retries", "0"), ("--keep-tarpits",)):
         assert "is settled" in wrong("scan", "--resume", "x", *flag)[0]
 
 

@@ -135,7 +135,7 @@ def test_the_jq_line_of_users() -> None:
 
 def test_the_manual_has_every_field_state_and_reason() -> None:
     text = DOCS.read_text()
-    for struct in (model.Event, model.Result, model.PortScan, model.Environment):
+    for struct in (model.Event, model.Result, model.PortScan, model.Tarpit, model.Environment):
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"`[a-z.]*{field.encode_name}`", text), field.encode_name
     for word in (*model.STATES, *model.REASONS):

@@ -40,6 +40,7 @@ SETTINGS = Settings(
     udp_payload=b"\x00nray\xff",
     udp_payloads={19: b"A", 65535: b""},
     states=("closed", "open|filtered"),
+    tarpits=True,
 )
 COUNTS = Counts(open=2, closed=90, filtered=7, error=1)
 

@@ -138,6 +138,9 @@ HIT_BYTES: int
 #: Python's struct format of one packed hit: position, address, rtt in µs, ttl, state, reason,
 #: family.
 HIT_FORMAT: str
+#: The key among a slice's errors under which it says how many open ports it counted and did not
+#: tell; see `Engine`.
+WITHHELD: str
 
 # ── questions.pxi ───────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +197,12 @@ class Engine:
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
         sharers: how many engines ask the same hosts at once.
+        tarpits: tell once of a host on which every TCP port answers, not of each of its ports.
+            In spaces of at least 16 TCP ports a host's first open port is held back while three
+            ports are probed that hardly anybody has open. Of a host that answers there, too, a
+            slice has one hit (open, reason ``tarpit``, at the position of one of its open ports),
+            and its open ports are counted open, without hits; how many, `take` says under
+            `WITHHELD` among the errors.
 
     Hosts that send only so many ICMP errors a second are asked about their silent UDP ports again,
     at a pace that they bear, for at most a minute (see limited.h); so does `RawEngine`, with all of
@@ -222,6 +231,7 @@ class Engine:
         adaptive: bool = False,
         policy: Policy | None = None,
         sharers: int = 1,
+        tarpits: bool = False,
     ) -> None: ...
     @property
     def pending(self) -> int: ...
@@ -280,7 +290,7 @@ class RawEngine:
             route ends as an error, ``no-route-from-here``.
         tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
         retries: further passes over what is silent, 0 to 100.
-        states, payload, payloads, udp_fast, policy: as `Engine`.
+        states, payload, payloads, udp_fast, policy, tarpits: as `Engine`.
         samples: while a stretch of ``bucket`` goes on, probe some ports that have answered again,
             from half of the source ports, and tell the bucket what became of it. What is sent,
             and answers without room, are told it, too.
@@ -328,6 +338,7 @@ class RawEngine:
         policy: Policy | None = None,
         xdp: bool = False,
         samples: bool = False,
+        tarpits: bool = False,
     ) -> None: ...
     @property
     def no_xdp(self) -> Mapping[int, int]:

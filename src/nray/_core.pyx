@@ -20,6 +20,8 @@ include "core/questions.pxi"
 include "core/limited.pxi"
 # slices, their counts and hits: what both engines keep
 include "core/slices.pxi"
+# hosts on which every port answers
+include "core/tarpits.pxi"
 # connect engine: TCP connect and UDP over epoll
 include "core/engine.pxi"
 # what is sent again to learn how much a path loses

@@ -251,7 +251,8 @@ def tarpit(
     """
     device = f"tar{len(lab.target.ip('link', 'show', 'type', 'tun').splitlines()) // 2}"
     lab.target.ip("tuntap", "add", device, "mode", "tun")
-    lab.target.ip("link", "set", device, "up")
+    # What a slow program has not yet read waits: a queue that runs over looks like a filter.
+    lab.target.ip("link", "set", device, "txqueuelen", "10000", "up")
     lab.target.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
     for version, gateway in ((4, TARGET4), (6, TARGET6)):
         lab.target.ip(f"-{version}", "route", "add", networks[version], "dev", device)

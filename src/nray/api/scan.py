@@ -62,6 +62,7 @@ def scan(
     method: Literal["connect", "syn"] = "connect",
     retries: int = 1,
     discovery: str = "none",
+    keep_tarpits: bool = False,
     exclude: str | Iterable[str] = (),
     show: Sequence[str] = (),
     seed: int | None = None,
@@ -85,6 +86,8 @@ def scan(
         discovery: how hosts are looked for first, so that ports are probed of those alone that
             are there: ``none``, ``ping``, ``arp``, ``auto`` or ``syn:80,443``; ``ping``, ``arp``
             and ``auto`` need the right to raw sockets.
+        keep_tarpits: report each port of hosts on which every port answers, not each such host
+            once.
         exclude: never probed, whatever the targets say.
         show: states that make events besides open.
         seed: decides the order of probes.
@@ -119,6 +122,7 @@ def scan(
         show=show,
         method=method,
         retries=retries,
+        keep_tarpits=keep_tarpits,
         payloads=payloads_for(made),
         pings=sends_pings(discovery),
     )
@@ -135,6 +139,7 @@ def settings_for(
     show: Sequence[str] = (),
     method: str = "connect",
     retries: int = 1,
+    keep_tarpits: bool = False,
     payloads: Questions | None = None,
     pings: bool = False,
 ) -> Settings:
@@ -167,6 +172,7 @@ def settings_for(
         tcp_method=method,
         retries=retries,
         pings=pings,
+        tarpits=not keep_tarpits,
     )
 
 

@@ -236,6 +236,7 @@ def settings_of(config: Config, seed: int) -> Settings:
         tcp_method=scanner.tcp.method,
         retries=scanner.tcp.retries,
         pings=sends_pings(scanner.discovery),
+        tarpits=not scanner.tcp.keep_tarpits,
     )
 
 

@@ -13,6 +13,7 @@ from nray.ledger.ledger import Account
 from nray.ledger.sqlite import SqliteAccount
 from nray.server.refusals import by_node, others
 from nray.targets.discovery import searched_hosts
+from nray.targets.findings import WITHHELD
 from nray.targets.segment import Segment
 
 #: Gaps in what is done that are told one by one.
@@ -117,12 +118,16 @@ def _sum_lines(account: Account, pool: int, of: list[Segment], discovery: bool) 
     share = 100 * done / total if total else 100.0
     kind = "probes of discovery" if discovery else "probes"
     lines = [f"pool {pool}: {done} of {total} {kind} done ({share:.1f} %), {total - done} missing"]
-    counts = account.tally(pool, discovery)
+    errors = account.errors(pool, discovery)
+    withheld = errors.get(WITHHELD, 0)
+    opened, *others_counted = account.tally(pool, discovery)
+    counts = (opened - withheld, *others_counted)
     told = [f"{count} {state}" for state, count in zip(STATES, counts, strict=False) if count]
     hits = "answers" if discovery else "hits"
     found = account.hits(pool, discovery)
     lines.append(f"  {hits} {found}" + (f"; {', '.join(told)}" if told else ""))
-    errors = account.errors(pool, discovery)
+    if withheld:
+        lines.append(f"  withheld: {withheld} (open on hosts where every port answers)")
     for name, count in sorted(by_node(errors).items()):
         lines.append(f"  refused: {count} (policy of node {name})")
     for reason, count in sorted(others(errors).items()):

@@ -142,6 +142,11 @@ class States(click.ParamType):  # type: ignore[type-arg]
     metavar="N",
     help="With --syn, and with pings: probe what is silent N times more. [default: 1]",
 )
+@click.option(
+    "--keep-tarpits",
+    is_flag=True,
+    help="Report each port of hosts on which every port answers, not each such host once.",
+)
 @click.option("--xdp", is_flag=True, help="With --syn: send by AF_XDP, faster, unseen by captures.")
 @click.option("-o", "--output", metavar="FILE", help="Also write events to FILE, a line each.")
 @click.option(
@@ -262,7 +267,8 @@ def _plan(options: dict[str, Any]) -> Plan:
 #: Options that a scan which is resumed has from its beginning.
 SETTLED = (
     "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
-    "syn", "discovery", "retries", "rate", "show", "seed", "state", "list_", "permission",
+    "syn", "discovery", "retries", "keep_tarpits", "rate", "show", "seed", "state", "list_",
+    "permission",
     "include_reserved",
 )  # fmt: skip
 
@@ -306,6 +312,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         show=options["show"],
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],
+        keep_tarpits=options["keep_tarpits"],
         payloads=payloads_for(made),
         pings=sends_pings(options["discovery"]),
     )

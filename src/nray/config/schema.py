@@ -122,12 +122,14 @@ class TargetGenerator(Section, frozen=True, kw_only=True):
 
 
 class Tcp(Section, frozen=True, kw_only=True):
-    """The TCP scan. ``retries`` are of ``method`` ``syn`` alone."""
+    """The TCP scan. ``retries`` are of ``method`` ``syn`` alone; with ``keep_tarpits`` each port
+    is told of hosts on which every port answers."""
 
     method: Annotated[str, Key("method", kinds.Choice("connect", "syn"))] = "connect"
     retries: Annotated[int, Key("retries", kinds.RETRIES)] = 1
     timeout_s: Annotated[float, Key("timeout", kinds.DURATION)] = 2.5
     adaptive_timeout: Annotated[bool, Key("adaptiveTimeout", kinds.BOOL)] = True
+    keep_tarpits: Annotated[bool, Key("keepTarpits", kinds.BOOL)] = False
 
 
 class Udp(Section, frozen=True, kw_only=True):

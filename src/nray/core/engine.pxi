@@ -138,11 +138,6 @@ cdef struct item_t:         # a probe on its way to a socket
     uint8_t asked
     uint8_t limited
 
-cdef struct list_t:
-    int32_t first
-    int32_t last
-
-
 cdef inline uint8_t kind_of(const probe_t *probe) noexcept nogil:
     return (1 if probe.family == 6 else 0) | (2 if probe.protocol == PROTO_UDP else 0)
 
@@ -161,7 +156,7 @@ cdef inline uint8_t icmp_state(uint8_t reason) noexcept nogil:
     return STATE_CLOSED if reason == REASON_PORT_UNREACH else STATE_FILTERED
 
 
-cdef class Engine(SliceBook):
+cdef class Engine(TarpitBook):
     """Runs slices of probes; one for each worker process, used by one thread.
 
     Args:
@@ -178,6 +173,7 @@ cdef class Engine(SliceBook):
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
         sharers: how many engines ask the same hosts at once.
+        tarpits: tell of hosts on which every port answers once, not of each port.
 
     Raises:
         OSError: no epoll descriptor can be had.
@@ -209,7 +205,7 @@ cdef class Engine(SliceBook):
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
                   bytes payload=b"nray", payloads=None, checks=None, further=None,
                   bint udp_fast=False, bint adaptive=False, Policy policy=None,
-                  int sharers=1):
+                  int sharers=1, bint tarpits=False):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
@@ -217,6 +213,7 @@ cdef class Engine(SliceBook):
             raise ValueError("a window is a number of probes, 0 for auto")
         self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
                     udp_timeout_s, sharers)
+        self.settle_tarpits(tarpits, raw_key(_os.urandom(16)))
         self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
         self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
         self.timeout_ns[LINE_UDP] = <int64_t>(udp_timeout_s * 1e9)
@@ -276,7 +273,7 @@ cdef class Engine(SliceBook):
         self.check_slice(start, count, space, False)
         cdef int32_t i = self.new_slice(lease, start, count)
         self.slices[i].search = space.s.search
-        self.kept[i] = (space, exclusions)
+        self.keep(i, space, exclusions)
         self.queue.append(i)
 
     def add_names(self, uint64_t lease, uint64_t start, uint64_t count, Space space not None,
@@ -362,6 +359,7 @@ cdef class Engine(SliceBook):
             # waiting is interrupted, signal(7)).
             if 0 <= count < EVENTS_MAX:
                 self.expire(asked)
+            self.release_some()
             if self.control_ready or self.ended or self.hits_used >= HITS_FULL:
                 return
             if self.hits_used and now - self.first_hit >= FLUSH_NS:
@@ -416,6 +414,8 @@ cdef class Engine(SliceBook):
                 item = self.retry[self.retry_head]
                 self.retry_head = (self.retry_head + 1) % RETRY_MAX
                 self.retry_used -= 1
+                if item.slice == ASK_OF_HOST and not self.is_to_ask(&item):
+                    continue
             elif not self.next_probe(&item):
                 now = monotonic_ns()
                 continue
@@ -437,7 +437,7 @@ cdef class Engine(SliceBook):
             wake = min(wake, nray_limit_wake(self.limits))
         if self.hits_used:
             wake = min(wake, self.first_hit + FLUSH_NS)
-        if self.ended:
+        if self.ended or self.trial_lists[TRIALS_JUDGED].first >= 0:
             wake = now
         return wake
 
@@ -1032,9 +1032,10 @@ cdef class Engine(SliceBook):
     cdef void record(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
                      uint8_t reason, int64_t rtt_us) noexcept nogil:
         if slice < 0:
-            return
-        self.put_down(probe, position, slice, state, reason, rtt_us, 0)
-        self.finish_one(slice)
+            if slice == ASK_OF_HOST:
+                self.asked_at(position, state)
+        elif self.settled(probe, position, slice, state, reason, rtt_us, 0):
+            self.finish_one(slice)
 
     cdef void fail_slot(self, int32_t i, uint8_t reason, int64_t now) noexcept nogil:
         """The probe in this slot was not sent; its socket is free again."""
@@ -1053,3 +1054,40 @@ cdef class Engine(SliceBook):
         item.due = now + min(pause, RETRY_LAST_NS)
         self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item[0]
         self.retry_used += 1
+
+    # ── hosts on which every port answers ───────────────────────────────────────────────────
+    #
+    # A trial's ports go out as probes of no slice. Their position is what finds the trial again:
+    # its number, its place and the port's.
+
+    cdef bint begin_asking(self, int32_t t) noexcept nogil:
+        cdef item_t item
+        cdef int k
+        if self.retry_used + ASKS > RETRY_MAX:
+            return False
+        for k in range(ASKS):
+            memset(&item, 0, sizeof(item_t))
+            self.fill_ask(&self.trials[t], k, &item.probe)
+            item.position = <uint64_t>self.trials[t].number << 32 | <uint64_t>t << 2 | <uint64_t>k
+            item.slice = ASK_OF_HOST
+            self.retry[(self.retry_head + self.retry_used) % RETRY_MAX] = item
+            self.retry_used += 1
+        return True
+
+    cdef void let_go(self, int32_t slice) noexcept nogil:
+        self.finish_one(slice)
+
+    cdef bint is_to_ask(self, const item_t *item) noexcept nogil:
+        """Whether an asked port's probe is still of use, and may be sent."""
+        cdef trial_t *trial = &self.trials[<uint32_t>item.position >> 2]
+        if trial.stage != TRIAL_ASKING or trial.number != item.position >> 32:
+            return False
+        if self.left_out(self.slices[trial.slice].excluded, &item.probe) < 0:
+            return True
+        self.asked_at(item.position, STATE_NONE)
+        return False
+
+    cdef void asked_at(self, uint64_t position, uint8_t state) noexcept nogil:
+        cdef int32_t t = <int32_t>(<uint32_t>position >> 2)
+        if self.trials[t].number == position >> 32:
+            self.asked(t, position & 3, state == STATE_OPEN, state == STATE_CLOSED)

@@ -54,6 +54,8 @@ cdef enum:
     REASON_LOCALHOST = 31
     # what this machine could not do, again
     REASON_OFF_LINK = 32
+    # of a host, not of a port: see tarpits.pxi
+    REASON_TARPIT = 33
 
 REASONS = (
     "", "syn-ack", "conn-refused", "reset", "no-response", "udp-response",
@@ -63,7 +65,7 @@ REASONS = (
     "out-of-descriptors", "out-of-buffers", "out-of-local-ports", "no-route-from-here",
     "forbidden-here", "local-error", "connects-to-itself", "name-not-resolved",
     "echo-reply", "unexpected-response", "arp-response", "nd-response", "localhost-response",
-    "not-on-link",
+    "not-on-link", "tarpit",
 )
 
 # One hit as it travels: little-endian on every machine that Linux and CPython are common on

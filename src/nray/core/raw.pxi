@@ -23,15 +23,6 @@
 # Answers are taken out of the rings before deadlines are looked at, and a ring hands a block over
 # only when it is full or NRAY_RETIRE_MS old: RING_SLACK_NS is added to each deadline for that.
 
-import os as _os
-
-cdef extern from "siphash.h" nogil:
-    ctypedef struct nray_key_t:
-        uint64_t k0
-        uint64_t k1
-    uint64_t nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count,
-                                uint64_t last)
-
 cdef extern from "frames.h" nogil:
     enum:
         NRAY_ETHERNET, NRAY_TCP, NRAY_FRAME_MAX
@@ -144,6 +135,7 @@ cdef enum:
     STAGE_DUE = 4           # the next pass may begin
     STAGE_TELLING = 5       # the silent ones are told
     STAGE_LIMITED = 6       # some wait for their hosts, which send few errors (limited.h)
+    STAGE_HELD = 7          # all are known; open ports are held back, see tarpits.pxi
 
 cdef struct work_t:         # of a slice, beside its slice_t
     const space_t *space
@@ -154,6 +146,7 @@ cdef struct work_t:         # of a slice, beside its slice_t
     uint32_t *sorted        # listed entries by address, protocol and port
     uint64_t cursor         # the entry that this pass comes to next
     uint64_t left           # entries not finished
+    uint64_t held           # of those finished: not told yet, see tarpits.pxi
     int64_t zero            # ns
     int64_t rest_until      # ns
     uint32_t outside        # entries in the batch or held
@@ -205,14 +198,7 @@ cdef struct entry_t:
 
 cdef enum:                  # what is no probe of a slice: a sample, a trial of a host
     NO_SLICE = -1
-    TRIAL = -2
-
-
-cdef extern from *:
-    """
-    static inline int nray_trailing_zeros(uint64_t x) { return __builtin_ctzll(x); }
-    """
-    int trailing_zeros "nray_trailing_zeros"(uint64_t bits) noexcept nogil
+    TRIAL = -2              # (-3 is ASK_OF_HOST, see tarpits.pxi)
 
 
 cdef inline bint is_finished(const work_t *work, uint32_t entry) noexcept nogil:
@@ -337,7 +323,7 @@ cdef inline bint is_passing(int code) noexcept nogil:
             or code == ENODEV or code == ENXIO)
 
 
-cdef class RawEngine(SliceBook):
+cdef class RawEngine(TarpitBook):
     """Runs slices by packets of its own; one for each worker process (see `_core.pyi`)."""
 
     cdef nray_key_t key
@@ -382,7 +368,7 @@ cdef class RawEngine(SliceBook):
     cdef entry_t *held
     cdef entry_t *ready
     cdef int32_t held_used, ready_used
-    cdef bint news, wanted_told, carries
+    cdef bint news, wanted_told, carries, asks_anew
     cdef nray_answer_t carried
     cdef int64_t carried_at
     cdef readonly dict no_xdp
@@ -391,7 +377,7 @@ cdef class RawEngine(SliceBook):
                   int shard=0, int shards=1, links, routes, double tcp_timeout_s=1.0,
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
                   payloads=None, checks=None, further=None, bint udp_fast=False,
-                  Policy policy=None, bint xdp=False, bint samples=False):
+                  Policy policy=None, bint xdp=False, bint samples=False, bint tarpits=False):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -417,6 +403,7 @@ cdef class RawEngine(SliceBook):
         self.current = -1
         self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
                     udp_timeout_s, shards)
+        self.settle_tarpits(tarpits, self.key)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
         self.works = <work_t *>calloc(SLICES_MAX, sizeof(work_t))
         self.opened = <int32_t *>calloc(SLICES_MAX, sizeof(int32_t))
@@ -562,7 +549,7 @@ cdef class RawEngine(SliceBook):
             raise ValueError(f"a slice of the raw engine has at most {RAW_SLICE_MAX} probes")
         cdef int32_t i = self.new_slice(lease, start, count)
         self.slices[i].search = space.s.search
-        self.kept[i] = (space, exclusions)
+        self.keep(i, space, exclusions)
         self.enqueue(i, space, exclusions)
 
     def add_names(self, uint64_t lease, uint64_t start, uint64_t count, Space space not None,
@@ -731,6 +718,7 @@ cdef class RawEngine(SliceBook):
             drained = self.receive(0) and self.receive(1)
             if drained:
                 wake = min(wake, self.look_at_rests(asked))
+                wake = min(wake, self.look_at_trials(asked))
                 if self.samples.out:
                     wake = min(wake, samples_expire(&self.samples, asked, self.bucket))
             else:
@@ -738,6 +726,9 @@ cdef class RawEngine(SliceBook):
             if drained and self.hits_used < HITS_FULL:
                 self.tell_limited(asked)
             wake = min(wake, nray_limit_wake(self.limits))
+            if self.release_some() or self.asks_anew:
+                self.asks_anew = False
+                busy = True
             if self.hits_used < HITS_FULL:
                 self.tell_silent(&busy)
             if self.hits_used:
@@ -778,16 +769,17 @@ cdef class RawEngine(SliceBook):
     cdef bint fill(self, int64_t now, int64_t *wake) noexcept nogil:
         """Put what may go out now into the batch; whether there is more. Sets when there will be."""
         cdef entry_t item
-        cdef bint again, sample, limited
+        cdef bint again, sample, limited, asks
         cdef nray_due_t due
         cdef int k
         if self.paused_:
             return False
         for k in range(PASSED_OVER_MAX):
+            asks = self.trial_lists[TRIALS_TO_SEND].first >= 0
             sample = samples_due(&self.samples, now) and self.bucket.sampling() != 0
             limited = nray_limit_due(self.limits, now)
             again = self.ready_used > 0
-            if not again and not sample and not limited:
+            if not again and not sample and not limited and not asks:
                 if self.held_used >= HELD_MAX:
                     return False
                 if self.has_next and is_finished(&self.works[self.next_item.slice],
@@ -807,7 +799,9 @@ cdef class RawEngine(SliceBook):
             if self.turn_at > now:
                 wake[0] = min(wake[0], max(self.turn_at, now + SLEEP_LEAST_NS))
                 return False
-            if sample:
+            if asks:
+                self.put_ask(now)
+            elif sample:
                 self.put_sample(now)
             elif limited:
                 nray_limit_take(self.limits, now, 1, &due)
@@ -1235,6 +1229,8 @@ cdef class RawEngine(SliceBook):
             if probe.protocol == PROTO_UDP and nray_limit_note(
                     self.limits, probe.family, probe.addr, probe.port):
                 return
+        if self.trials_asking and probe.protocol == PROTO_TCP:
+            self.match_ask(&probe, state)
         for k in range(self.opened_used - 1, -1, -1):
             i = self.opened[k]
             slice = &self.slices[i]
@@ -1330,7 +1326,8 @@ cdef class RawEngine(SliceBook):
 
     cdef void record(self, const entry_t *item, const probe_t *probe, uint64_t position,
                      uint8_t state, uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
-        self.put_down(probe, position, item.slice, state, reason, rtt_us, ttl)
+        if not self.settled(probe, position, item.slice, state, reason, rtt_us, ttl):
+            self.works[item.slice].held += 1
         self.finish(item)
 
     cdef void finish(self, const entry_t *item) noexcept nogil:
@@ -1338,7 +1335,7 @@ cdef class RawEngine(SliceBook):
         work.finished[item.entry >> 6] |= <uint64_t>1 << (item.entry & 63)
         work.left -= 1
         if work.left == 0:
-            if work.stage == STAGE_RESTING:
+            if work.stage == STAGE_RESTING and work.held == 0:
                 self.end(item.slice)
             elif work.stage == STAGE_LIMITED:
                 self.end_limited(item.slice)
@@ -1364,7 +1361,7 @@ cdef class RawEngine(SliceBook):
             rest = max(min(rest, timeout), REST_LEAST_NS)
         work.rest_until = now + rest + RING_SLACK_NS
         work.stage = STAGE_RESTING
-        if work.left == 0:
+        if work.left == 0 and work.held == 0:
             self.end(i)
 
     cdef int64_t look_at_rests(self, int64_t now) noexcept nogil:
@@ -1439,11 +1436,11 @@ cdef class RawEngine(SliceBook):
                 work.limited += 1
                 continue
             self.record_silent(&item, &probe, position)
-        if work.limited == 0:
-            self.end(i)
-        else:
-            work.stage = STAGE_LIMITED
+        work.stage = STAGE_LIMITED if work.limited else STAGE_HELD
+        if work.limited:
             self.end_limited(i)
+        elif work.held == 0:
+            self.end(i)
         return True
 
     cdef void record_silent(self, const entry_t *item, const probe_t *probe,
@@ -1470,7 +1467,7 @@ cdef class RawEngine(SliceBook):
     cdef void end_limited(self, int32_t i) noexcept nogil:
         """End a slice that has waited for its hosts, if all of it is finished and out of our hands."""
         cdef work_t *work = &self.works[i]
-        if work.left or work.outside or work.stage != STAGE_LIMITED:
+        if work.left or work.held or work.outside or work.stage != STAGE_LIMITED:
             return
         if work.limited:
             nray_limit_drop(self.limits, <uint32_t>i)
@@ -1486,6 +1483,95 @@ cdef class RawEngine(SliceBook):
                 self.opened_used -= 1
                 self.opened[k] = self.opened[self.opened_used]
                 break
+
+    # ── hosts on which every port answers ───────────────────────────────────────────────────
+
+    cdef bint begin_asking(self, int32_t t) noexcept nogil:
+        self.trials[t].unsent = ASKED_ALL
+        self.enlist(t, TRIALS_TO_SEND)
+        self.asks_anew = True
+        return True
+
+    cdef void let_go(self, int32_t slice) noexcept nogil:
+        cdef work_t *work = &self.works[slice]
+        work.held -= 1
+        if work.held or work.left:
+            return
+        if work.stage == STAGE_RESTING or work.stage == STAGE_HELD:
+            self.end(slice)
+        else:
+            self.end_limited(slice)
+
+    cdef void put_ask(self, int64_t now) noexcept nogil:
+        """Make a frame of what is asked next. Where it cannot be sent it is as if it were lost."""
+        cdef int32_t t = self.trial_lists[TRIALS_TO_SEND].first
+        cdef trial_t *trial = &self.trials[t]
+        cdef int k = trailing_zeros(trial.unsent)
+        cdef probe_t probe
+        cdef entry_t item
+        cdef const route_t *route
+        cdef neighbour_t *neighbour
+        cdef const uint8_t *next_mac = NULL
+        cdef uint16_t sport
+        self.fill_ask(trial, k, &probe)
+        trial.unsent &= trial.unsent - 1
+        if trial.unsent == 0:
+            if not trial.second:
+                trial.since = now
+            self.enlist(t, TRIALS_LAST if trial.second or self.passes == 1 else TRIALS_FIRST)
+        route = self.route_to(&probe)
+        if route == NULL or self.left_out(self.slices[trial.slice].excluded, &probe) >= 0:
+            return
+        if route.direct:
+            neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
+            if neighbour.state != NEIGHBOUR_KNOWN:
+                return
+            next_mac = neighbour.mac
+        item.slice = ASK_OF_HOST
+        item.entry = 0
+        sport = nray_source_port(&self.key, probe.family, probe.addr, probe.port, self.port_first,
+                                 self.probe_width)
+        self.frame(&item, &probe, route, next_mac, sport,
+                   nray_cookie(&self.key, probe.family, probe.addr, route.source, sport,
+                               probe.port, probe.protocol), NULL, 0, 0)
+
+    cdef void match_ask(self, const probe_t *probe, uint8_t state) noexcept nogil:
+        """An answer, or an ICMP error, that may be to what was asked about a host."""
+        cdef host_t *host = host_place(self.hosts, &self.tarpit_key, probe.family, probe.addr)
+        cdef trial_t *trial
+        cdef int k
+        if host.family == 0 or host.what != HOST_ASKED:
+            return
+        trial = &self.trials[host.trial]
+        for k in range(ASKS):
+            if trial.port[k] == probe.port:
+                self.asked(host.trial, k, state == STATE_OPEN, state != STATE_OPEN)
+                return
+
+    cdef int64_t look_at_trials(self, int64_t now) noexcept nogil:
+        """Ask once more halfway, where retries are asked for; judge by what there is when the
+        timeout is over. Returns when there is more to do."""
+        cdef int64_t soonest = 0x7FFFFFFFFFFFFFFF
+        cdef int32_t t
+        cdef trial_t *trial
+        while self.trial_lists[TRIALS_FIRST].first >= 0:
+            t = self.trial_lists[TRIALS_FIRST].first
+            trial = &self.trials[t]
+            if trial.since + self.timeout_ns[0] // 2 > now:
+                soonest = trial.since + self.timeout_ns[0] // 2
+                break
+            trial.second = 1
+            trial.unsent = ASKED_ALL & ~trial.answered
+            self.enlist(t, TRIALS_TO_SEND)
+            self.asks_anew = True
+        while self.trial_lists[TRIALS_LAST].first >= 0:
+            t = self.trial_lists[TRIALS_LAST].first
+            trial = &self.trials[t]
+            if trial.since + self.timeout_ns[0] + RING_SLACK_NS > now:
+                soonest = min(soonest, trial.since + self.timeout_ns[0] + RING_SLACK_NS)
+                break
+            self.judge(t, self.agree(trial))
+        return soonest
 
     # ── neighbours ──────────────────────────────────────────────────────────────────────────
 

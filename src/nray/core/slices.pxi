@@ -38,6 +38,11 @@ cdef struct slice_t:
     int64_t counts[COUNTS]
     uint32_t errors[ERRORS_MAX]
     listed_t *listed
+    int64_t withheld        # of those counted open: made no hits, see tarpits.pxi
+    const space_t *space
+    const ranges_t *excluded    # NULL: none
+    uint32_t serial         # of all slices, from 1
+    uint8_t judged          # its hosts are, see tarpits.pxi
     uint8_t used
     uint8_t ended
     uint8_t search          # of its space
@@ -68,6 +73,7 @@ cdef class SliceBook:
 
     cdef slice_t *slices
     cdef int32_t slices_used, ended
+    cdef uint32_t serials
     cdef hit_t *hits
     cdef int32_t *hit_slices
     cdef int32_t hits_used
@@ -219,8 +225,14 @@ cdef class SliceBook:
                 one.probe.port = port
                 one.probe.protocol = protocol
             one += 1
-        self.kept[i] = (space, exclusions)
+        self.keep(i, space, exclusions)
         return i
+
+    cdef keep(self, int32_t i, Space space, Exclusions exclusions):
+        """What a slice is of stays with it until it is forgotten."""
+        self.kept[i] = (space, exclusions)
+        self.slices[i].space = &space.s
+        self.slices[i].excluded = NULL if exclusions is None else &exclusions.r
 
     cdef int32_t new_slice(self, uint64_t lease, uint64_t start, uint64_t count) except -1:
         cdef int32_t i
@@ -235,6 +247,8 @@ cdef class SliceBook:
         self.slices[i].count = count
         self.slices[i].used = 1
         self.slices_used += 1
+        self.serials += 1
+        self.slices[i].serial = self.serials
         return i
 
     cdef void forget(self, int32_t i) noexcept:
@@ -301,6 +315,8 @@ cdef class SliceBook:
             REASONS[REASON_DESCRIPTORS + k]: slice.errors[k]
             for k in range(ERRORS_MAX) if slice.errors[k]
         }
+        if slice.withheld:
+            errors[WITHHELD] = slice.withheld
         lease = slice.lease
         self.forget(i)
         return lease, hits, True, counts, errors
@@ -318,24 +334,27 @@ cdef class SliceBook:
     cdef void put_down(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
                        uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
         """Count how a probe ended; make a hit of it if such are asked for."""
-        cdef hit_t *hit
         if self.slices[slice].search and state == STATE_CLOSED:
             state = STATE_OPEN      # who refuses is there
         self.slices[slice].counts[state - 1] += 1
         if state == STATE_ERROR:
             self.slices[slice].errors[reason - REASON_DESCRIPTORS] += 1
-        if not self.mask & (1 << state) or self.slices[slice].search and state != STATE_OPEN:
-            return
+        if self.mask & (1 << state) and (state == STATE_OPEN or not self.slices[slice].search):
+            self.tell(probe.family, probe.addr, position, slice, state, reason, rtt_us, ttl)
+
+    cdef void tell(self, uint8_t family, const uint8_t *addr, uint64_t position, int32_t slice,
+                   uint8_t state, uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
+        cdef hit_t *hit
         if self.hits_used == 0:
             self.first_hit = monotonic_ns()
         hit = &self.hits[self.hits_used]
         memset(hit, 0, sizeof(hit_t))
         hit.position = position
-        memcpy(hit.addr, probe.addr, 4 if probe.family == 4 else 16)
+        memcpy(hit.addr, addr, 4 if family == 4 else 16)
         hit.rtt_us = <uint32_t>min(rtt_us, <int64_t>0xFFFFFFFF)
         hit.ttl = ttl
         hit.state = state
         hit.reason = reason
-        hit.family = probe.family
+        hit.family = family
         self.hit_slices[self.hits_used] = slice
         self.hits_used += 1

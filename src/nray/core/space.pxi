@@ -301,6 +301,12 @@ cdef class Space:
     def total(self):
         return self.s.total
 
+    cdef uint32_t tcp_ports(self):
+        cdef uint32_t k, count = 0
+        for k in range(self.s.ports):
+            count += self.s.services[k].protocol == PROTO_TCP
+        return count
+
     cdef int locate(self, uint64_t position, probe_t *out) noexcept nogil:
         return space_locate(&self.s, position, out)
 

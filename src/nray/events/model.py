@@ -93,17 +93,28 @@ class ZgrabScan(msgspec.Struct, frozen=True, gc=False):
     jsonResult: dict[str, Any]
 
 
-class Result(msgspec.Struct, frozen=True, gc=False):
-    """A finding about one port: exactly one of `portscan` and `zgrabscan` is there.
+class Tarpit(msgspec.Struct, frozen=True, gc=False):
+    """A host on which every port answers; units as in `PortScan`."""
 
-    `target` is what the user wrote (a name stays the name); `address` is always the address.
+    scantype: str
+    timeout: int
+    ttl: int | UnsetType = UNSET
+    rtt: float | UnsetType = UNSET
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """A finding: exactly one of `portscan`, `zgrabscan` and `tarpit` is there.
+
+    `target` is what the user wrote (a name stays the name); `address` is always the address. A
+    `tarpit` is about the host and has no `port`.
     """
 
     target: str
-    port: int
+    port: int | UnsetType = UNSET
     portscan: PortScan | UnsetType = UNSET
     zgrabscan: ZgrabScan | UnsetType = UNSET
     address: str | UnsetType = UNSET
+    tarpit: Tarpit | UnsetType = UNSET
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -234,12 +245,22 @@ class EventMaker:
             ttl or UNSET,
             rtt_ms or UNSET,
         )
+        return self._made(Result(target, port, scan, UNSET, address))
+
+    def tarpit(self, target: str, address: str, protocol: str, ttl: int, rtt_ms: float) -> Event:
+        """Of a host on which every port answers; a ttl or round trip of 0 is not known."""
+        found = Tarpit(
+            self._scantypes[protocol], self._timeouts_ms[protocol], ttl or UNSET, rtt_ms or UNSET
+        )
+        return self._made(Result(target, UNSET, UNSET, UNSET, address, found))
+
+    def _made(self, result: Result) -> Event:
         return Event(
             self._node_id,
             self._node_name,
             self._timestamp,
             SCANNER_PORTS,
-            Result(target, port, scan, UNSET, address),
+            result,
             UNSET,
             self._pool,
             self._identity,

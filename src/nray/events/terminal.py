@@ -25,6 +25,7 @@ from nray.events.model import (
     Event,
     PortScan,
     Result,
+    Tarpit,
     encode_lines,
 )
 from nray.events.sink import PartialWrite, SinkClosed, SinkError, write_fully
@@ -37,6 +38,7 @@ _PORT: Final = 9
 _VERDICT: Final = 26
 _RTT: Final = 9
 _NODE: Final = 14
+_EVERY_PORT: Final = "every port answers (tarpit or SYN proxy); findings withheld"
 
 # Python's JSON-safe output still holds these two-byte characters raw: DEL, and the C1 controls,
 # among them U+009B, which is "ESC [" to many terminals. In JSON they stand in strings only.
@@ -113,6 +115,8 @@ def line(event: Event) -> str:
     if isinstance(result, Result):
         if isinstance(result.portscan, PortScan):
             return _port_line(event, result, result.portscan)
+        if isinstance(result.tarpit, Tarpit):
+            return f"{_target(result):<{_TARGET}}  {_EVERY_PORT}"
         return _finding_line(result)
     if isinstance(event.environment, Environment):
         return _environment_line(event, event.environment)

@@ -80,6 +80,7 @@ def configure(
         settings.udp_checks,
         settings.udp_further,
         processes,
+        settings.tarpits,
     )
 
 

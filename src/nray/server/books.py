@@ -36,7 +36,7 @@ from nray.ledger.entries import (
 )
 from nray.ledger.ledger import Cursor, Ledger, LedgerFull
 from nray.server.scheduler import Taken
-from nray.targets.findings import expand
+from nray.targets.findings import TARPIT, expand
 from nray.targets.segment import Segment
 
 log = logging.getLogger("nray.server")
@@ -232,7 +232,9 @@ class _Translator:
             scantypes=self._scantypes,
         )
         return [
-            maker.event(
+            maker.tarpit(each.target, each.address, each.protocol, each.ttl, each.rtt_ms)
+            if each.reason == TARPIT
+            else maker.event(
                 each.target,
                 each.address,
                 each.port,

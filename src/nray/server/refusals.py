@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from nray.config.errors import printable
 from nray.ledger.entries import REFUSED_BY
+from nray.targets.findings import WITHHELD
 
 #: Characters of a node's name, as its registration may hold.
 _NAME_CHARS_MAX = 32
@@ -33,5 +34,7 @@ def by_node(errors: Mapping[str, int]) -> dict[str, int]:
 
 
 def others(errors: Mapping[str, int]) -> dict[str, int]:
-    """The reasons that are no refusals."""
-    return attribute(errors, 0, "")
+    """The reasons why probes were not sent that are no refusals."""
+    kept = attribute(errors, 0, "")
+    kept.pop(WITHHELD, None)
+    return kept

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from nray.ledger.entries import Hits
 from nray.ledger.ledger import Account
 from nray.server.scheduler import Scheduler
+from nray.targets.findings import WITHHELD
+
+#: Rows of the journal that are read at a time.
+_ROWS_MOST = 256
 
 
 def restore(scheduler: Scheduler, ledger: Account) -> None:
@@ -30,3 +35,25 @@ def restore(scheduler: Scheduler, ledger: Account) -> None:
                 ledger.hits(pool.number, discovery),
                 discovery=discovery,
             )
+    _restore_tarpits(scheduler, ledger)
+
+
+def _restore_tarpits(scheduler: Scheduler, ledger: Account) -> None:
+    """Have the hosts remembered that were told of because every port answers.
+
+    The journal is read from its beginning only where an ended slice has withheld something of
+    such a host; those told of by slices that have not ended are among the open hits.
+    """
+    pools = {pool.number: pool for pool in scheduler.pools}
+    if not any(pool.errors.get(WITHHELD) for pool in pools.values()):
+        for pool in pools.values():
+            for segment in (n for n, each in pool.segments.items() if not each.discovery):
+                for piece in ledger.open_hits(pool.number, segment):
+                    scheduler.restore_tarpits(pool.number, piece)
+        return
+    after = 0
+    while rows := ledger.read(after, _ROWS_MOST):
+        for _, row in rows:
+            if isinstance(row, Hits) and row.pool in pools and not row.discovery:
+                scheduler.restore_tarpits(row.pool, row.packed)
+        after = rows[-1][0]

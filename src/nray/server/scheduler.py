@@ -7,6 +7,9 @@ numbers stay good for as long as the slice is open, so a late report is taken or
 never an error. When nothing is left to lease, slices that have been open for long are leased a
 second time, and the first end that is reported wins.
 
+Each slice tells of the hosts that answer on every port (`core/tarpits.pxi`); a pool hands each
+such host on once.
+
 Hits are taken as they come, before their slice ends. A slice that is run again finds many of
 them again, so each open slice remembers what was reported, and hands on only what is new.
 
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from nray.ledger.intervals import IntervalSet
+from nray.targets.findings import TARPIT_NUMBER, WITHHELD
 
 #: The first slices of a node, before it is known how fast it is.
 SLICE_FIRST = 512
@@ -48,6 +52,10 @@ LEASE_BITS = 40
 RECORD_BYTES = 32
 #: Position and address: what makes a hit the same hit.
 _KEY_BYTES = 24
+_REASON_AT = 30
+#: Hosts on which every port answers that a pool remembers to have told of: some 100 MB. Of more
+#: than that, each slice tells.
+TARPITS_MAX = 1_000_000
 
 
 class FaultyReport(Exception):
@@ -245,6 +253,30 @@ class Pool:
         of = [each for each in self.segments.values() if each.discovery == discovery]
         return sum(each.done.total for each in of), sum(each.total for each in of)
 
+    #: Hosts on which every port answers, by address and family.
+    tarpits: set[bytes] = field(default_factory=set)
+
+    @property
+    def withheld(self) -> int:
+        """Open ports of such hosts that were counted and not told."""
+        return self.errors.get(WITHHELD, 0)
+
+    def told_once(self, hits: bytes) -> bytes:
+        """The hits without those that tell of a host on which every port answers once more."""
+        if TARPIT_NUMBER not in hits[_REASON_AT::RECORD_BYTES]:
+            return hits
+        parts = []
+        for i in range(0, len(hits), RECORD_BYTES):
+            record = hits[i : i + RECORD_BYTES]
+            if record[_REASON_AT] == TARPIT_NUMBER:
+                host = record[8:_KEY_BYTES] + record[-1:]
+                if host in self.tarpits:
+                    continue
+                if len(self.tarpits) < TARPITS_MAX:
+                    self.tarpits.add(host)
+            parts.append(record)
+        return b"".join(parts)
+
     @property
     def total(self) -> int:
         return sum(each.total for each in self.segments.values())
@@ -333,6 +365,10 @@ class Scheduler:
         sums.tally.add(tally)
         sums.errors.update(errors)
         sums.hits = hits
+
+    def restore_tarpits(self, pool: int, hits: bytes) -> None:
+        """Hits that an earlier process wrote down: hosts that it told of are not told again."""
+        self.pools[pool].told_once(hits)
 
     def end_segments(self) -> None:
         """No more segments will come: the scan is over when those there are done."""
@@ -495,7 +531,11 @@ class Scheduler:
         progress = pool.segments[work.segment]
         if done:
             _check_counts(work, counts, names=progress.names)
+            if not 0 <= (errors or {}).get(WITHHELD, 0) <= counts[0]:
+                raise FaultyReport("more open ports are withheld than there are")
         fresh = work.new_hits(hits)
+        if not progress.discovery:
+            fresh = pool.told_once(fresh)
         pool.sums(progress.discovery).hits += len(fresh) // RECORD_BYTES
         if done:
             for node, (held, since) in work.holders.items():

@@ -81,7 +81,8 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
 
 def found(scheduler: Scheduler) -> str:
     """How many probes there were and how they ended, in one line."""
-    return f"{_plural(standing(scheduler)[0], 'probe')}, {_states(totals(scheduler))}"
+    probes = _plural(standing(scheduler)[0], "probe")
+    return f"{probes}, {_states(totals(scheduler), _withheld(scheduler))}"
 
 
 def summary_lines(
@@ -99,14 +100,23 @@ def summary_lines(
     words = _plural(probes, "probe")
     if to_search:
         words += f" and {searched:,} of discovery"
+    withheld = _withheld(scheduler)
     took = _time(probes + searched - before, seconds)
-    lines = [f"{words} in {took}: {_states(tally)}"]
+    lines = [f"{words} in {took}: {_states(tally, withheld)}"]
     if before:
         lines.append(f"{before:,} of them were done before this run")
     if to_search:
         lines.append(_found(segments, searched < to_search))
     if tally.addresses:
         lines.append(f"{_plural(tally.addresses, 'more probe')} for further addresses of names")
+    if withheld:
+        hosts = len(set[bytes]().union(*(pool.tarpits for pool in scheduler.pools)))
+        answer = "answers" if hosts == 1 else "answer"
+        lines.append(
+            f"{_plural(hosts, 'host')} {answer} on every port (tarpit or SYN proxy):"
+            f" {_plural(withheld, 'finding')} withheld"
+        )
+        lines.append("  all of them: nray scan --keep-tarpits, or scannerconfig.tcp.keepTarpits")
     errors: dict[str, int] = {}
     for pool in scheduler.pools:
         for sums in (pool, pool.discovery):
@@ -138,10 +148,15 @@ def _found(segments: Iterable[Segment], unfinished: bool) -> str:
     return f"{_plural(looked_for, 'host')} looked for, {there:,} up{so_far}; no others were scanned"
 
 
-def _states(tally: Tally) -> str:
+def _withheld(scheduler: Scheduler) -> int:
+    return sum(pool.withheld for pool in scheduler.pools)
+
+
+def _states(tally: Tally, withheld: int) -> str:
     """How many probes ended how, those left out that none did."""
     counts = (
-        (tally.open, "open"),
+        (tally.open - withheld, "open"),
+        (withheld, "open on tarpits"),
         (tally.closed, "closed"),
         (tally.filtered, "filtered"),
         (tally.open_filtered, "open|filtered"),

@@ -7,11 +7,21 @@ the address says which of a name's addresses answered.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from nray import _core
 from nray.targets.ports import PROTOCOL_NAMES
 from nray.targets.segment import Segment
+
+#: A finding with this reason is about a host: each of its ports answers, so none of them is told
+#: (`core/tarpits.pxi`).
+TARPIT: Final = "tarpit"
+#: Its number in a packed hit.
+TARPIT_NUMBER: Final = _core.REASONS.index(TARPIT)
+#: The key among a slice's errors that is no error: how many open ports it counted and did not tell.
+WITHHELD: Final = _core.WITHHELD
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False):

@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True):
         retries: with packets of our own, how often what is silent is probed again.
         pings: hosts are looked for by echo requests, ARP or neighbour discovery: packets of our
             own, whatever ``tcp_method`` is.
+        tarpits: tell once of a host on which every TCP port answers, not of each of its ports.
     """
 
     workers: int = 0
@@ -85,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True):
     tcp_method: str = "connect"
     retries: int = 1
     pings: bool = False
+    tarpits: bool = False
 
 
 class Registered(Message, frozen=True, tag="registered"):

@@ -140,6 +140,7 @@ class Worker:
             adaptive=told.adaptive,
             policy=_policy(told.policy),
             sharers=told.sharers,
+            tarpits=told.tarpits,
         )
 
     def _made_raw(self, told: Configure) -> _core.RawEngine:
@@ -165,6 +166,7 @@ class Worker:
                 udp_fast=told.udp_fast,
                 policy=_policy(told.policy),
                 xdp=told.raw.xdp,
+                tarpits=told.tarpits,
             )
         except OSError as error:
             raise _CannotScan(f"sockets for packets of its own: {error}") from error

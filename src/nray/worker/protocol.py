@@ -75,6 +75,7 @@ class Configure(_Message, frozen=True, tag="configure"):
     checks: dict[int, Steps] = {}
     further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
     sharers: int = 1
+    tarpits: bool = False
 
 
 class Space(_Message, frozen=True, tag="space"):
