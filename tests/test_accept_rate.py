@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from lab.capture import Capture
 from lab.certs import Credentials
 from lab.cluster import Cluster
-from lab.judge import judge_gaps, judge_rate, judge_runs
+from lab.judge import judge_gaps, judge_rate, judge_runs, judge_seconds
 from lab.network import INTERFACE, Lab
 from lab.nray import scan
 from lab.truth import Truth
@@ -63,6 +64,32 @@ def test_1000_a_second_by_a_node(lab: Lab, tmp_path: Path, credentials: Credenti
         return times(capture, 3050)
 
     assert judge_runs(once, even, 1000) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("syn", [False, True])
+def test_no_host_and_no_network_gets_more_than_its_cap(
+    lab: Lab, syn: bool, processes: int, tmp_path: Path
+) -> None:
+    """Though the rate of the whole is another; and each port is probed once."""
+    lab.keep_to(Truth())
+    with Capture(lab.scanner, INTERFACE, tmp_path / "capture") as capture:
+        # fmt: off
+        scan(
+            lab.scanner, "-t", "198.18.1.1,198.18.2.1-4", "-p", "1-240", "--rate", "5000",
+            "--host-rate", "200", "--network-rate", "400", "--processes", str(processes),
+            *(["--syn"] if syn else []),
+        ).expect(0)
+        # fmt: on
+    packets = capture.probes()
+    assert len(packets) == len({(packet.address, packet.port) for packet in packets}) == 1200
+    by_host: dict[str, list[float]] = defaultdict(list)
+    by_network: dict[str, list[float]] = defaultdict(list)
+    for packet in packets:
+        by_host[packet.address].append(packet.time_s)
+        by_network[packet.address.rpartition(".")[0]].append(packet.time_s)
+    assert [judge_seconds(times_s, 200) for times_s in by_host.values()] == [[]] * 5
+    assert [judge_seconds(times_s, 400) for times_s in by_network.values()] == [[]] * 2
 
 
 def test_10_a_second_is_one_each_100_ms(lab: Lab, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ BY_KIND: dict[type, st.SearchStrategy[Any]] = {
     kinds.Bool: st.booleans(),
     kinds.AutoInt: st.integers(0, 1024),
     kinds.Discovery: st.sampled_from(["none", "ping", "arp", "auto", "syn:80,443"]),
+    kinds.Rate: st.just(0.0) | st.floats(1e-9, 1e18),
     kinds.AutoRate: st.sampled_from([0.0, kinds.AUTO_RATE]) | st.floats(1e-9, 1e18),
     kinds.Duration: SECONDS,
     kinds.Text: TEXT,

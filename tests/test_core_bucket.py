@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_lab import bucket
-from lab.judge import judge_gaps, judge_rate
+from lab.judge import judge_gaps, judge_rate, most_within
 from nray import _core
 
 #: bucket.pxi's CATCH_UP_NS, LATE_NS, PACE_MORE: what a rate may make up for, how long after its
@@ -244,15 +244,6 @@ def play(takers: list[Taker], begin: int, until: int) -> list[int]:
     return sorted(itertools.chain.from_iterable(taker.used for taker in takers))
 
 
-def most_in_a_second(used: list[int]) -> int:
-    most = begin = 0
-    for end, time_ns in enumerate(used):
-        while used[begin] <= time_ns - SECOND_NS:
-            begin += 1
-        most = max(most, end - begin + 1)
-    return most
-
-
 def delays(most: int) -> st.SearchStrategy[list[int]]:
     """Mostly short ones, as on a machine that is not always busy."""
     short = st.integers(0, 200_000)
@@ -288,7 +279,7 @@ def test_no_second_holds_more_than_the_rate(
     ]
     run_s = 3 + 10 / rate
     used = play(takers, 10**12, 10**12 + int(run_s * SECOND_NS))
-    assert most_in_a_second(used) <= math.ceil(rate)
+    assert most_within(used, SECOND_NS) <= math.ceil(rate)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -305,7 +296,7 @@ def test_undisturbed_takers_keep_to_the_rate_evenly(rate: int, count: int) -> No
         for each in buckets
     ]
     used = play(takers, 10**12, 10**12 + int(max(3.0, 30 / rate) * SECOND_NS))
-    assert most_in_a_second(used) <= rate
+    assert most_within(used, SECOND_NS) <= rate
     times_s = [each / 1e9 for each in used]
     if rate >= 1000:
         assert judge_rate(times_s, rate, 2.5, bucket_s=0.01) == []
@@ -320,7 +311,7 @@ def test_a_probe_that_leaves_late_is_charged_for(held: int) -> None:
     one.set_rate(100)
     even = Late([0])
     takers = [Taker(one, even, Late([held] + [0] * 1000), even), Taker(other, even, even, even)]
-    assert most_in_a_second(play(takers, 10**12, 10**12 + 3 * SECOND_NS)) <= 100
+    assert most_within(play(takers, 10**12, 10**12 + 3 * SECOND_NS), SECOND_NS) <= 100
 
 
 def test_a_late_turn_is_used_at_slow_rates_and_moves_the_next_one() -> None:

@@ -37,6 +37,7 @@ CONFIGURE = Configure(
     payloads={53: b"question", 65535: b""},
     udp_fast=True,
     adaptive=False,
+    host_rate=12.5,
 )
 RAW = Raw(
     key=b"k" * 16,

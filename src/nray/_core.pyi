@@ -129,6 +129,24 @@ class Bucket:
     def drops(self) -> int:
         """Answers that their rings had no room for."""
 
+# ── caps.pxi ────────────────────────────────────────────────────────────────────────────────
+
+class Caps:
+    """What one host and one network (/24, or /64 of IPv6) get at most, for tests.
+
+    Args:
+        host_rate, network_rate: packets a second; 0 for no cap.
+    """
+
+    def __init__(self, host_rate: float, network_rate: float) -> None: ...
+    def send(self, family: int, address: bytes, now: int, number: int) -> bool:
+        """Whether a packet may leave at ``now`` (ns). If not it waits; OverflowError: no room."""
+    def ready(self, now: int) -> int | None:
+        """The number of one whose time has come, to be sent again; None if there is none."""
+    @property
+    def next_due(self) -> int | None:
+        """When the first of those that wait is due."""
+
 # ── hits.pxi ────────────────────────────────────────────────────────────────────────────────
 
 #: Names by the code in a packed hit.
@@ -196,6 +214,8 @@ class Engine:
         udp_fast: leave UDP ports without an own payload out (counted as skipped).
         adaptive: give silent TCP probes up earlier where their network answers fast.
         policy: what it refuses is not sent, and counted as refused.
+        host_rate, network_rate: probes a second to one host, to one network (/24, or /64 of IPv6)
+            at most, of this engine; 0 for no cap. What is beyond waits.
         sharers: how many engines ask the same hosts at once.
         tarpits: tell once of a host on which every TCP port answers, not of each of its ports.
             In spaces of at least 16 TCP ports a host's first open port is held back while three
@@ -232,6 +252,8 @@ class Engine:
         policy: Policy | None = None,
         sharers: int = 1,
         tarpits: bool = False,
+        host_rate: float = 0,
+        network_rate: float = 0,
     ) -> None: ...
     @property
     def pending(self) -> int: ...
@@ -290,7 +312,7 @@ class RawEngine:
             route ends as an error, ``no-route-from-here``.
         tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
         retries: further passes over what is silent, 0 to 100.
-        states, payload, payloads, udp_fast, policy, tarpits: as `Engine`.
+        host_rate, network_rate, states, payload, payloads, udp_fast, policy, tarpits: as `Engine`.
         samples: while a stretch of ``bucket`` goes on, probe some ports that have answered again,
             from half of the source ports, and tell the bucket what became of it. What is sent,
             and answers without room, are told it, too.
@@ -339,6 +361,8 @@ class RawEngine:
         xdp: bool = False,
         samples: bool = False,
         tarpits: bool = False,
+        host_rate: float = 0,
+        network_rate: float = 0,
     ) -> None: ...
     @property
     def no_xdp(self) -> Mapping[int, int]:

@@ -12,6 +12,8 @@ include "core/space.pxi"
 include "core/policy.pxi"
 # the rate that the workers of a node share
 include "core/bucket.pxi"
+# what one host or one network gets at most
+include "core/caps.pxi"
 # states, reasons and packed hits
 include "core/hits.pxi"
 # what UDP ports are asked, and by what an answer is known

@@ -81,14 +81,19 @@ def _faults(near: float, peak: float, whole: float) -> list[str]:
     return faults
 
 
-def judge_seconds(times_s: Sequence[float], rate: float) -> list[str]:
-    """Faults of a stream of which no second, wherever it begins, may hold more than a rate."""
-    begin = 0
-    most = 0
-    for end, time in enumerate(times_s):
-        while times_s[begin] <= time - 1.0:
+def most_within(times: Sequence[float], length: float) -> int:
+    """How many of these, sorted, a window of a length holds at most, its end not included."""
+    begin = most = 0
+    for end, time in enumerate(times):
+        while times[begin] <= time - length:
             begin += 1
         most = max(most, end - begin + 1)
+    return most
+
+
+def judge_seconds(times_s: Sequence[float], rate: float) -> list[str]:
+    """Faults of a stream of which no second, wherever it begins, may hold more than a rate."""
+    most = most_within(times_s, 1.0)
     return [f"a second holds {most}, more than {rate}"] if most > rate else []
 
 

@@ -59,6 +59,8 @@ def scan(
     workers: int = 0,
     processes: int = 0,
     rate: float | Literal["auto"] = 0.0,
+    host_rate: float = 0.0,
+    network_rate: float = 0.0,
     method: Literal["connect", "syn"] = "connect",
     retries: int = 1,
     discovery: str = "none",
@@ -81,6 +83,8 @@ def scan(
         processes: worker processes; 0 for one on each core.
         rate: probes started in any second at most; 0 for no limit. ``auto`` finds one that the
             path bears (with ``syn``; else it is no limit, and what is in flight adapts itself).
+        host_rate, network_rate: the same for each host, and for each network (/24, or /64 of
+            IPv6), so that none is flooded; 0 for no cap.
         method: how TCP ports are probed; ``syn`` needs the right to raw sockets.
         retries: with ``syn``, how often silent ports are probed again, at most 10.
         discovery: how hosts are looked for first, so that ports are probed of those alone that
@@ -119,6 +123,8 @@ def scan(
         timeout_s=timeout_s,
         workers=workers,
         rate=rate,
+        host_rate=host_rate,
+        network_rate=network_rate,
         show=show,
         method=method,
         retries=retries,
@@ -136,6 +142,8 @@ def settings_for(
     adaptive: bool = False,
     workers: int = 0,
     rate: float | Literal["auto"] = 0.0,
+    host_rate: float = 0.0,
+    network_rate: float = 0.0,
     show: Sequence[str] = (),
     method: str = "connect",
     retries: int = 1,
@@ -162,6 +170,8 @@ def settings_for(
         workers=workers,
         ratelimit=limit,
         ratelimit_auto=auto,
+        host_rate=host_rate,
+        network_rate=network_rate,
         tcp_timeout_ms=timeout_ms,
         udp_timeout_ms=timeout_ms,
         adaptive=adaptive,

@@ -224,6 +224,8 @@ def settings_of(config: Config, seed: int) -> Settings:
         workers=scanner.workers,
         ratelimit=limit,
         ratelimit_auto=auto,
+        host_rate=scanner.host_rate,
+        network_rate=scanner.network_rate,
         tcp_timeout_ms=_milliseconds(scanner.tcp.timeout_s),
         udp_timeout_ms=_milliseconds(scanner.udp.timeout_s),
         adaptive=scanner.tcp.adaptive_timeout,

@@ -173,6 +173,18 @@ class States(click.ParamType):  # type: ignore[type-arg]
     help="Start at most N probes a second; auto, with --syn: what the path bears.",
 )
 @click.option(
+    "--host-rate",
+    type=Number("a rate", 0.001, whole=False),
+    metavar="N",
+    help="Send one host at most N probes a second.",
+)
+@click.option(
+    "--network-rate",
+    type=Number("a rate", 0.001, whole=False),
+    metavar="N",
+    help="Send one network (/24, IPv6: /64) at most N probes a second.",
+)
+@click.option(
     "--processes",
     type=Number("a number of processes", 1, 1024),
     metavar="N",
@@ -267,9 +279,8 @@ def _plan(options: dict[str, Any]) -> Plan:
 #: Options that a scan which is resumed has from its beginning.
 SETTLED = (
     "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
-    "syn", "discovery", "retries", "keep_tarpits", "rate", "show", "seed", "state", "list_",
-    "permission",
-    "include_reserved",
+    "syn", "discovery", "retries", "keep_tarpits", "rate", "host_rate", "network_rate", "show",
+    "seed", "state", "list_", "permission", "include_reserved",
 )  # fmt: skip
 
 
@@ -309,6 +320,8 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         adaptive=options["timeout"] is None,
         workers=options["workers"],
         rate=options["rate"] or 0.0,
+        host_rate=options["host_rate"] or 0.0,
+        network_rate=options["network_rate"] or 0.0,
         show=options["show"],
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],

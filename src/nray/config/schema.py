@@ -180,12 +180,14 @@ class Zgrab2(Section, frozen=True, kw_only=True):
 
 
 class ScannerConfig(Section, frozen=True, kw_only=True):
-    """How nodes scan. ``workers`` and ``processes``: 0 is ``auto``; ``ratelimit``: 0.0 is none,
+    """How nodes scan. ``workers`` and ``processes``: 0 is ``auto``; rates: 0.0 is none,
     `kinds.AUTO_RATE` is ``auto``."""
 
     workers: Annotated[int, Key("workers", kinds.COUNT_OR_AUTO)] = 0
     processes: Annotated[int, Key("processes", kinds.PROCESSES)] = 0
     ratelimit: Annotated[float, Key("ratelimit", kinds.RATE_OR_AUTO)] = 0.0
+    host_rate: Annotated[float, Key("hostRate", kinds.RATE)] = 0.0
+    network_rate: Annotated[float, Key("networkRate", kinds.RATE)] = 0.0
     discovery: Annotated[str, Key("discovery", kinds.DISCOVERY)] = "none"
     tcp: Annotated[Tcp, Key("tcp")] = Tcp()
     udp: Annotated[Udp, Key("udp")] = Udp()

@@ -192,6 +192,10 @@ cdef class Engine(TarpitBook):
     cdef item_t *aside          # what waits in `limits`; free ones are chained by their `slice`
     cdef int32_t aside_free, aside_made
     cdef item_t *retry
+    cdef caps_t caps
+    cdef item_t *later          # those that wait for their host's or network's cap
+    cdef int32_t *later_free
+    cdef int32_t later_free_used
     cdef uint32_t retry_head, retry_used
     cdef int64_t grown_at, turn_at, turn_change
     cdef int64_t timeout_ns[LINES]
@@ -205,7 +209,8 @@ cdef class Engine(TarpitBook):
                   double tcp_timeout_s=1.0, double udp_timeout_s=1.0, states=(),
                   bytes payload=b"nray", payloads=None, checks=None, further=None,
                   bint udp_fast=False, bint adaptive=False, Policy policy=None,
-                  int sharers=1, bint tarpits=False):
+                  int sharers=1, bint tarpits=False, double host_rate=0,
+                  double network_rate=0):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
@@ -233,6 +238,16 @@ cdef class Engine(TarpitBook):
         for kind in range(LINES):
             self.waiting[kind].first = -1
             self.waiting[kind].last = -1
+        if caps_open(&self.caps, host_rate, network_rate) != 0:
+            raise MemoryError
+        if self.caps.table != NULL:
+            self.later = <item_t *>malloc(LATER_MAX * sizeof(item_t))
+            self.later_free = <int32_t *>malloc(LATER_MAX * sizeof(int32_t))
+            if self.later == NULL or self.later_free == NULL:
+                raise MemoryError
+            for kind in range(LATER_MAX):
+                self.later_free[kind] = kind
+            self.later_free_used = LATER_MAX
         self.slots = <slot_t *>calloc(self.slots_max, sizeof(slot_t))
         self.retry = <item_t *>malloc(RETRY_MAX * sizeof(item_t))
         self.networks = <network_t *>calloc(NETWORKS_MAX, sizeof(network_t))
@@ -259,6 +274,9 @@ cdef class Engine(TarpitBook):
         free(self.retry)
         free(self.networks)
         free(self.aside)
+        free(self.later)
+        free(self.later_free)
+        caps_close(&self.caps)
 
     # ── what Python sees ────────────────────────────────────────────────────────────────────
 
@@ -379,17 +397,21 @@ cdef class Engine(TarpitBook):
         cdef int64_t at
         cdef int i, which
         cdef item_t item
-        cdef bint again, limited, held = False
+        cdef bint again, late, limited, held = False
         now = monotonic_ns()
         self.tell_limited(now)
         for i in range(START_BURST):
             if self.paused_:
                 held = True
                 break
-            limited = nray_limit_due(self.limits, now)
+            late = caps_ready(&self.caps, now)
+            limited = (not late and nray_limit_due(self.limits, now)
+                       and not caps_full(&self.caps))
             again = (not limited and self.retry_used > 0
-                     and self.retry[self.retry_head].due <= now)
-            if not limited and not again and (self.current < 0 or self.retry_used >= RETRY_MAX // 2):
+                     and self.retry[self.retry_head].due <= now and not caps_full(&self.caps))
+            if not late and not limited and not again and (
+                    self.current < 0 or self.retry_used >= RETRY_MAX // 2
+                    or caps_full(&self.caps)):
                 break
             if self.inflight >= self.window:
                 at = self.grow(now)
@@ -407,7 +429,11 @@ cdef class Engine(TarpitBook):
                 wake = min(wake, self.turn_at)
                 held = True
                 break
-            if limited:
+            if late:
+                self.take_later(&item)
+                if item.slice == ASK_OF_HOST and not self.is_to_ask(&item):
+                    continue
+            elif limited:
                 if not self.next_limited(&item, now):
                     continue
             elif again:
@@ -418,6 +444,8 @@ cdef class Engine(TarpitBook):
                     continue
             elif not self.next_probe(&item):
                 now = monotonic_ns()
+                continue
+            if self.caps.table != NULL and self.must_wait(&item, now):
                 continue
             self.turn_taken = False
             self.launch(&item, now)
@@ -431,15 +459,35 @@ cdef class Engine(TarpitBook):
             if self.waiting[which].first >= 0:
                 wake = min(wake, self.slots[self.waiting[which].first].started
                            + self.timeout_ns[which])
-        if self.retry_used and not held:
+        if self.retry_used and not held and not caps_full(&self.caps):
             wake = min(wake, self.retry[self.retry_head].due)
-        if not held:
+        if not held and not caps_full(&self.caps):
             wake = min(wake, nray_limit_wake(self.limits))
+        if self.caps.used and not held:
+            wake = min(wake, self.caps.heap[0].due)
         if self.hits_used:
             wake = min(wake, self.first_hit + FLUSH_NS)
         if self.ended or self.trial_lists[TRIALS_JUDGED].first >= 0:
             wake = now
         return wake
+
+    cdef bint must_wait(self, const item_t *item, int64_t now) noexcept nogil:
+        """Whether a probe's host or network has had enough for now; then it waits."""
+        cdef int64_t due = caps_due(&self.caps, &item.probe, now, True)
+        cdef int32_t place
+        if due == 0:
+            return False
+        self.later_free_used -= 1
+        place = self.later_free[self.later_free_used]
+        self.later[place] = item[0]
+        caps_wait(&self.caps, due, 0, <uint32_t>place)
+        return True
+
+    cdef void take_later(self, item_t *item) noexcept nogil:
+        cdef int32_t place = <int32_t>caps_next(&self.caps).entry
+        item[0] = self.later[place]
+        self.later_free[self.later_free_used] = place
+        self.later_free_used += 1
 
     cdef bint next_probe(self, item_t *item) noexcept nogil:
         """The next probe of the current slice; false if those passed over were all for now."""

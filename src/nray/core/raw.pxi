@@ -332,6 +332,7 @@ cdef class RawEngine(TarpitBook):
     cdef uint32_t port_width
     cdef uint32_t probe_width   # of these ports, those that the scan's probes leave from
     cdef samples_t samples      # from the others; of no width where none are sent
+    cdef caps_t caps
     cdef uint64_t drops_told
     cdef int64_t drops_at
     cdef link_t *links
@@ -377,7 +378,8 @@ cdef class RawEngine(TarpitBook):
                   int shard=0, int shards=1, links, routes, double tcp_timeout_s=1.0,
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
                   payloads=None, checks=None, further=None, bint udp_fast=False,
-                  Policy policy=None, bint xdp=False, bint samples=False, bint tarpits=False):
+                  Policy policy=None, bint xdp=False, bint samples=False, bint tarpits=False,
+                  double host_rate=0, double network_rate=0):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -393,6 +395,8 @@ cdef class RawEngine(TarpitBook):
         self.port_width = RAW_PORTS // shards
         self.port_first = <uint16_t>(RAW_PORT_FIRST + shard * self.port_width)
         self.probe_width = self.port_width // 2 if samples else self.port_width
+        if caps_open(&self.caps, host_rate, network_rate) != 0:
+            raise MemoryError
         if samples and samples_open(&self.samples, <uint16_t>(self.port_first + self.probe_width),
                                     self.port_width - self.probe_width, shards) != 0:
             raise MemoryError
@@ -450,6 +454,7 @@ cdef class RawEngine(TarpitBook):
         free(self.links)
         free(self.routes)
         samples_close(&self.samples)
+        caps_close(&self.caps)
 
     cdef set_links(self, links):
         cdef link_t *link
@@ -725,7 +730,8 @@ cdef class RawEngine(TarpitBook):
                 busy = True
             if drained and self.hits_used < HITS_FULL:
                 self.tell_limited(asked)
-            wake = min(wake, nray_limit_wake(self.limits))
+            if not caps_full(&self.caps):
+                wake = min(wake, nray_limit_wake(self.limits))
             if self.release_some() or self.asks_anew:
                 self.asks_anew = False
                 busy = True
@@ -735,6 +741,8 @@ cdef class RawEngine(TarpitBook):
                 wake = min(wake, self.first_hit + FLUSH_NS)
             if self.held_used:
                 wake = min(wake, asked + STALL_LAST_NS)
+            if self.caps.used and self.caps.heap[0].due > asked and not self.paused_:
+                wake = min(wake, max(self.caps.heap[0].due, asked + SLEEP_LEAST_NS))
             if (self.ended or self.hits_used >= HITS_FULL or busy or not self.idle_told
                     or self.neighbours_untold and not self.wanted_told):
                 wake = asked
@@ -769,18 +777,22 @@ cdef class RawEngine(TarpitBook):
     cdef bint fill(self, int64_t now, int64_t *wake) noexcept nogil:
         """Put what may go out now into the batch; whether there is more. Sets when there will be."""
         cdef entry_t item
-        cdef bint again, sample, limited, asks
+        cdef bint again, sample, late, limited, asks
         cdef nray_due_t due
         cdef int k
+        cdef later_t waited
         if self.paused_:
             return False
         for k in range(PASSED_OVER_MAX):
             asks = self.trial_lists[TRIALS_TO_SEND].first >= 0
             sample = samples_due(&self.samples, now) and self.bucket.sampling() != 0
-            limited = nray_limit_due(self.limits, now)
-            again = self.ready_used > 0
-            if not again and not sample and not limited and not asks:
-                if self.held_used >= HELD_MAX:
+            # Each kind has to have room where it may go back to: the heap, or those held.
+            late = (caps_ready(&self.caps, now)
+                    and self.ready_used + self.held_used < HELD_MAX)
+            limited = nray_limit_due(self.limits, now) and not caps_full(&self.caps)
+            again = self.ready_used > 0 and not caps_full(&self.caps)
+            if not again and not sample and not late and not limited and not asks:
+                if self.held_used >= HELD_MAX or self.ready_used or caps_full(&self.caps):
                     return False
                 if self.has_next and is_finished(&self.works[self.next_item.slice],
                                                  self.next_item.entry):
@@ -806,7 +818,7 @@ cdef class RawEngine(TarpitBook):
             elif limited:
                 nray_limit_take(self.limits, now, 1, &due)
                 if due.what == NRAY_LIMIT_TRY:
-                    self.put_trial(&due)
+                    self.put_trial(&due, now)
                 elif due.what == NRAY_LIMIT_ASK:
                     item.slice = <int32_t>(due.token >> 32)
                     item.entry = <uint32_t>due.token
@@ -814,9 +826,14 @@ cdef class RawEngine(TarpitBook):
                         nray_limit_spared(self.limits, due.family, due.addr, now)
                     else:
                         self.put(&item, now)
-            elif again:
-                self.ready_used -= 1
-                item = self.ready[self.ready_used]
+            elif late or again:
+                if late:
+                    waited = caps_next(&self.caps)
+                    item.slice = waited.slice
+                    item.entry = waited.entry
+                else:
+                    self.ready_used -= 1
+                    item = self.ready[self.ready_used]
                 self.works[item.slice].outside -= 1
                 if not is_finished(&self.works[item.slice], item.entry):
                     self.put(&item, now)
@@ -897,6 +914,7 @@ cdef class RawEngine(TarpitBook):
         cdef neighbour_t *neighbour
         cdef const uint8_t *next_mac = NULL
         cdef int why
+        cdef int64_t due
         cdef uint8_t search = self.slices[item.slice].search
         self.locate(item, &probe, &position)
         why = self.left_out(self.works[item.slice].excluded, &probe)
@@ -939,6 +957,12 @@ cdef class RawEngine(TarpitBook):
                             REASON_ARP_RESPONSE if probe.family == 4 else REASON_ND_RESPONSE, 0, 0)
                 return
             next_mac = neighbour.mac
+        if self.caps.table != NULL:
+            due = caps_due(&self.caps, &probe, now, True)
+            if due:
+                self.works[item.slice].outside += 1
+                caps_wait(&self.caps, due, item.slice, item.entry)
+                return
         self.put_frame(item, &probe, route, next_mac, self.works[item.slice].passed)
         self.works[item.slice].outside += 1
 
@@ -978,7 +1002,8 @@ cdef class RawEngine(TarpitBook):
             return
         probe = &self.samples.slots[slot].probe
         route = self.way_known(probe, &next_mac)
-        if route == NULL:
+        if route == NULL or (self.caps.table != NULL
+                             and caps_due(&self.caps, probe, now, False)):
             self.samples.slots[slot].state = SAMPLE_DONE
             return
         item.slice = NO_SLICE
@@ -1007,7 +1032,7 @@ cdef class RawEngine(TarpitBook):
         self.batch_used += 1
         self.turn_taken = False
 
-    cdef void put_trial(self, const nray_due_t *due) noexcept nogil:
+    cdef void put_trial(self, const nray_due_t *due, int64_t now) noexcept nogil:
         """Ask a host about the port that it has told of before: no probe of any slice."""
         cdef entry_t item
         cdef probe_t probe
@@ -1019,7 +1044,8 @@ cdef class RawEngine(TarpitBook):
         probe.port = due.port
         memcpy(probe.addr, due.addr, 16)
         route = self.way_known(&probe, &next_mac)
-        if route == NULL:
+        if route == NULL or (self.caps.table != NULL
+                             and caps_due(&self.caps, &probe, now, False)):
             return
         item.slice = TRIAL
         item.entry = 0
@@ -1436,8 +1462,8 @@ cdef class RawEngine(TarpitBook):
                 work.limited += 1
                 continue
             self.record_silent(&item, &probe, position)
-        work.stage = STAGE_LIMITED if work.limited else STAGE_HELD
-        if work.limited:
+        work.stage = STAGE_LIMITED if work.limited or work.outside else STAGE_HELD
+        if work.stage == STAGE_LIMITED:
             self.end_limited(i)
         elif work.held == 0:
             self.end(i)
@@ -1527,6 +1553,8 @@ cdef class RawEngine(TarpitBook):
             if neighbour.state != NEIGHBOUR_KNOWN:
                 return
             next_mac = neighbour.mac
+        if self.caps.table != NULL:
+            caps_charge(&self.caps, &probe, now)
         item.slice = ASK_OF_HOST
         item.entry = 0
         sport = nray_source_port(&self.key, probe.family, probe.addr, probe.port, self.port_first,

@@ -81,6 +81,8 @@ def configure(
         settings.udp_further,
         processes,
         settings.tarpits,
+        settings.host_rate / processes,
+        settings.network_rate / processes,
     )
 
 

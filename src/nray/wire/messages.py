@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True):
         ratelimit: probes that a node starts in any second at most; 0 is no limit.
         ratelimit_auto: with ``syn``, `ratelimit` is but a cap: the node finds the rate that its
             path bears.
+        host_rate: probes a second of a node to one host at most; 0 is no cap.
+        network_rate: the same for one network, a /24 or a /64 of IPv6.
         tcp_timeout_ms: how long an unanswered TCP probe is waited for, milliseconds.
         udp_timeout_ms: the same for UDP.
         adaptive: wait less long for hosts whose neighbours answer fast.
@@ -74,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 0
     ratelimit: float = 0.0
     ratelimit_auto: bool = False
+    host_rate: float = 0.0
+    network_rate: float = 0.0
     tcp_timeout_ms: int = 2500
     udp_timeout_ms: int = 2500
     adaptive: bool = False

@@ -127,7 +127,8 @@ def _refused(m: Refused) -> Iterator[Trouble]:
 
 def _settings(s: Settings) -> Iterator[Trouble]:
     yield _number("workers", s.workers)
-    yield _seconds_or_rate("ratelimit", s.ratelimit, above_zero=False)
+    for name in ("ratelimit", "host_rate", "network_rate"):
+        yield _seconds_or_rate(name, getattr(s, name), above_zero=False)
     yield _number("tcp_timeout_ms", s.tcp_timeout_ms, low=1)
     yield _number("udp_timeout_ms", s.udp_timeout_ms, low=1)
     yield _octets("udp_payload", s.udp_payload, UDP_PAYLOAD_BYTES_MAX)

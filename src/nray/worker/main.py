@@ -141,6 +141,8 @@ class Worker:
             policy=_policy(told.policy),
             sharers=told.sharers,
             tarpits=told.tarpits,
+            host_rate=told.host_rate,
+            network_rate=told.network_rate,
         )
 
     def _made_raw(self, told: Configure) -> _core.RawEngine:
@@ -167,6 +169,8 @@ class Worker:
                 policy=_policy(told.policy),
                 xdp=told.raw.xdp,
                 tarpits=told.tarpits,
+                host_rate=told.host_rate,
+                network_rate=told.network_rate,
             )
         except OSError as error:
             raise _CannotScan(f"sockets for packets of its own: {error}") from error

@@ -60,7 +60,8 @@ class Raw(msgspec.Struct, frozen=True, array_like=True):
 
 class Configure(_Message, frozen=True, tag="configure"):
     """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow. ``raw``: what spaces
-    that ask for it need; None where there are none."""
+    that ask for it need; None where there are none. ``host_rate``, ``network_rate``: this worker's
+    share of what a host and a network may get, 0 for no cap."""
 
     window: int
     tcp_timeout_s: float
@@ -76,6 +77,8 @@ class Configure(_Message, frozen=True, tag="configure"):
     further: dict[int, tuple[tuple[bytes, Steps], ...]] = {}
     sharers: int = 1
     tarpits: bool = False
+    host_rate: float = 0.0
+    network_rate: float = 0.0
 
 
 class Space(_Message, frozen=True, tag="space"):
