@@ -5,6 +5,7 @@ Run as a program it writes the table of docs/udp.md anew.
 
 from __future__ import annotations
 
+import copy
 import socket
 import sys
 import threading
@@ -126,7 +127,7 @@ def test_a_scan_of_tcp_has_no_payloads_and_one_of_udp_its_own() -> None:
 
 
 def test_a_user_s_payload_is_the_only_one_of_its_port() -> None:
-    config = Config()
+    config = copy.deepcopy(Config())  # parts that are defaults belong to all
     config.scannerconfig.udp.custom_hex_payloads[161] = b"mine"
     made = settings_of(config, 1)
     assert made.udp_payloads[161] == b"mine"
