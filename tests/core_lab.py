@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TypeVar
 
+from lab.checksum import checksum
 from lab.namespaces import NETNS_DIR, Namespace
 from nray import _core
 
@@ -234,16 +235,6 @@ class Packet:
     seq: int
     payload: bytes
     raw: bytes
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 class Tun:

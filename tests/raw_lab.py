@@ -12,7 +12,8 @@ import time
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from core_lab import ACK, IFF_NO_PI, IFF_TUN, SYN, TCP, TUNSETIFF, UDP, Drive, bucket, checksum
+from core_lab import ACK, IFF_NO_PI, IFF_TUN, SYN, TCP, TUNSETIFF, UDP, Drive, bucket
+from lab.checksum import checksum
 from lab.namespaces import Namespace
 from nray import _core
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from core_lab import ACK, KEY, RST, SYN, TCP, UDP, bucket, checksum, in_child
+from core_lab import ACK, KEY, RST, SYN, TCP, UDP, bucket, in_child
+from lab.checksum import checksum
 from nray import _core
 from raw_lab import (
     COOKIE_KEY,

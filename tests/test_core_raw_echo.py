@@ -17,11 +17,11 @@ from core_lab import (
     TCP,
     Drive,
     bucket,
-    checksum,
     inside,
     run,
     space,
 )
+from lab.checksum import checksum
 from lab.namespaces import Namespace
 from nray import _core
 from raw_lab import (

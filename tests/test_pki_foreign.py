@@ -61,6 +61,8 @@ def own(made: lab.Made) -> Identity:
 @pytest.fixture(autouse=True)
 def at_the_time_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nray.pki.endpoint._now", lambda: lab.NOW)
+    # A busy machine may take long to start a program that is to say something.
+    monkeypatch.setattr("nray.server.tls.FIRST_WORD_S", PATIENCE_S)
 
 
 def files(directory: Path, shown: Shown) -> list[str]:

@@ -21,6 +21,7 @@ import nray
 from nray import _core
 from nray.api.scan import payloads_for
 from nray.api.serve import settings_of
+from nray.config.reader import loads
 from nray.config.schema import Config
 from nray.node.bounds import check_settings
 from nray.targets.plan import plan
@@ -126,8 +127,7 @@ def test_a_scan_of_tcp_has_no_payloads_and_one_of_udp_its_own() -> None:
 
 
 def test_a_user_s_payload_is_the_only_one_of_its_port() -> None:
-    config = Config()
-    config.scannerconfig.udp.custom_hex_payloads[161] = b"mine"
+    config = loads("scannerconfig.udp.customHexPayloads: {161: mine}")
     made = settings_of(config, 1)
     assert made.udp_payloads[161] == b"mine"
     assert 161 not in made.udp_checks

@@ -6,17 +6,10 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lab.checksum import checksum
+
 RAW_IP = 101
 SOURCE, TARGET = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def packet(source: int, port: int, payload: bytes) -> bytes:

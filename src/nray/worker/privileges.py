@@ -20,11 +20,6 @@ FILES = (_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER)
 LOW_PORTS = (_NET_BIND_SERVICE,)
 
 
-def have_net_raw() -> bool:
-    """Whether this process may open raw sockets (CAP_NET_RAW)."""
-    return bool(_core.capabilities() >> _NET_RAW & 1)
-
-
 def drop(keep_net_raw: bool, *, keep: tuple[int, ...] = ()) -> None:
     """Give up all capabilities but these, for good; nothing run from here gets any back.
 
