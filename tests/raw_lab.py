@@ -23,6 +23,26 @@ ICMP = {4: 1, 6: 58}
 #: Types of request and reply (RFC 792, RFC 4443).
 ECHO = {4: (8, 0), 6: (128, 129)}
 IFF_TAP = 0x0002
+#: Extension headers (RFC 8200).
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
+
+
+def extended(packet: bytes, *kinds: int, words: int = 0) -> bytes:
+    """An IPv6 packet with extension headers of these kinds, each ``words`` × 8 bytes longer than
+    the shortest (but a fragment's, which says that it is the first of several)."""
+    following = packet[6]
+    headers = b""
+    for kind in reversed(kinds):
+        if kind == FRAGMENT:
+            header = bytes([following, 0, 0, 1, 1, 2, 3, 4])
+        else:
+            # one option that pads (RFC 8200, section 4.2)
+            size = 8 * (words + 1)
+            header = bytes([following, words, 1, size - 4]) + bytes(size - 4)
+        headers = header + headers
+        following = kind
+    length = len(headers) + len(packet) - 40
+    return packet[:4] + struct.pack("!HB", length, following) + packet[7:40] + headers + packet[40:]
 
 
 def source_port(made: bytes, version: int) -> int:

@@ -41,6 +41,8 @@ SHARES = {OPEN: 0.2, SILENT: 0.3, CLOSED: 0.45, ADMIN: 0.05}
 #: How late a network answers that does so late, seconds.
 LATE_S = 0.4
 SHOW = ("--show", "closed,filtered")
+#: The scanner beside the router, and the router itself.
+NEAR6 = ("2001:db8:fffe::1", "2001:db8:fffe::2")
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -99,45 +101,64 @@ def test_through_a_router_to_a_small_mtu(routed: RoutedLab, version: int) -> Non
     assert ttls == {63}
 
 
-def test_several_links_routes_and_what_has_none_in_one_scan(routed: RoutedLab) -> None:
-    truth = draw_space(152, "198.18.9.0/26", (80,), {OPEN: 0.5})
+@VERSIONS
+def test_several_links_routes_and_what_has_none_in_one_scan(
+    routed: RoutedLab, version: int
+) -> None:
+    network, lost, *others = {
+        4: ("198.18.9.0/26", "198.18.9.32/27", "127.0.0.1", "198.19.254.1", "198.19.254.2"),
+        6: ("2001:db8:1::900/122", "2001:db8:1::920/123", "::1", *NEAR6),
+    }[version]
+    truth = draw_space(152 + version, network, (80,), {OPEN: 0.5})
     routed.keep_to(truth)
-    routed.scanner.ip("route", "add", "unreachable", "198.18.9.32/27")
+    routed.scanner.ip(f"-{version}", "route", "add", "unreachable", lost)
     try:
-        targets = "198.18.9.0/26,127.0.0.1,198.19.254.1,198.19.254.2"
+        targets = ",".join([network, *others])
         done = scan(routed.scanner, "--syn", "-t", targets, "-p", "80", "--show", "closed,filtered")
     finally:
-        routed.scanner.ip("route", "del", "unreachable", "198.18.9.32/27")
+        routed.scanner.ip(f"-{version}", "route", "del", "unreachable", lost)
     done.expect(3)
-    assert "no route to 198.18.9.32/27: probes to it count as errors" in done.stderr
+    assert f"no route to {lost}: probes to it count as errors" in done.stderr
     assert "32 × no route from here" in done.stderr
-    reached = {pair for pair in truth.open_pairs() if int(pair[0].rpartition(".")[2]) < 32}
+    away = ipaddress.ip_network(lost)
+    reached = {pair for pair in truth.open_pairs() if ipaddress.ip_address(pair[0]) not in away}
     assert judge_set(open_pairs(done.events), reached) == []
     found = states(done.events)
     assert len(found) == 32 + 3
     # Itself by its own address and by loopback, the router as a neighbour.
-    for address in ("127.0.0.1", "198.19.254.1", "198.19.254.2"):
+    for address in others:
         assert found[address, 80] == ("closed", "reset")
 
 
-def test_a_neighbour_that_is_not_there(routed: RoutedLab) -> None:
-    routed.scanner.ip("address", "add", "198.19.128.1/24", "dev", INTERFACE)
+@VERSIONS
+def test_a_neighbour_that_is_not_there(routed: RoutedLab, version: int) -> None:
+    own, target = {
+        4: ("198.19.128.1/24", "198.19.128.7"),
+        6: ("2001:db8:fffd::1/64", "2001:db8:fffd::7"),
+    }[version]
+    at_once = ["nodad"] if version == 6 else []
+    routed.scanner.ip("address", "add", own, "dev", INTERFACE, *at_once)
     try:
-        done = scan(routed.scanner, "--syn", "-t", "198.19.128.7", "-p", "80,81", *SHOW)
+        done = scan(routed.scanner, "--syn", "-t", target, "-p", "80,81", *SHOW)
     finally:
-        routed.scanner.ip("address", "del", "198.19.128.1/24", "dev", INTERFACE)
+        routed.scanner.ip("address", "del", own, "dev", INTERFACE)
     found = states(done.expect(0).events)
     assert set(found.values()) == {("filtered", "host-unreach")}
 
 
-def test_no_route_at_all(routed: RoutedLab) -> None:
-    routed.scanner.ip("route", "add", "prohibit", "198.18.10.0/24")
+@VERSIONS
+def test_no_route_at_all(routed: RoutedLab, version: int) -> None:
+    refused, network = {
+        4: ("198.18.10.0/24", "198.18.10.0/25"),
+        6: ("2001:db8:1::a00/120", "2001:db8:1::a00/121"),
+    }[version]
+    routed.scanner.ip(f"-{version}", "route", "add", "prohibit", refused)
     try:
-        done = scan(routed.scanner, "--syn", "-t", "198.18.10.0/25", "-p", "80")
+        done = scan(routed.scanner, "--syn", "-t", network, "-p", "80")
     finally:
-        routed.scanner.ip("route", "del", "prohibit", "198.18.10.0/24")
+        routed.scanner.ip(f"-{version}", "route", "del", "prohibit", refused)
     done.expect(2)
-    assert "no route to 198.18.10.0/25: there is nothing that could be scanned" in done.stderr
+    assert f"no route to {network}: there is nothing that could be scanned" in done.stderr
 
 
 @VERSIONS
@@ -216,17 +237,18 @@ def test_what_a_limit_on_icmp_hides_is_filtered_still(lab: Lab, version: int) ->
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
 
 
-def test_a_target_that_answers_only_so_fast(lab: Lab) -> None:
-    truth = draw_ports(160, HOST[4], {LIMITED: 150}, range(1, 151))
+@VERSIONS
+def test_a_target_that_answers_only_so_fast(lab: Lab, version: int) -> None:
+    truth = draw_ports(160, HOST[version], {LIMITED: 150}, range(1, 151))
     lab.keep_to(truth)
     # fmt: off
     slow = scan(
-        lab.scanner, "--syn", "-t", HOST[4], "-p", "1-150", "--rate", str(LIMITED_PER_S // 2),
+        lab.scanner, "--syn", "-t", HOST[version], "-p", "1-150", "--rate", str(LIMITED_PER_S // 2),
         "--timeout", "200ms",
     ).expect(0)
     fast = scan(
-        lab.scanner, "--syn", "-t", HOST[4], "-p", "1-150", "--rate", str(LIMITED_PER_S * 100),
-        "--retries", "0", "--timeout", "200ms", *SHOW,
+        lab.scanner, "--syn", "-t", HOST[version], "-p", "1-150", "--rate",
+        str(LIMITED_PER_S * 100), "--retries", "0", "--timeout", "200ms", *SHOW,
     ).expect(0)
     # fmt: on
     assert {port for _, port in open_pairs(slow.events)} == set(range(1, 151))
@@ -235,11 +257,12 @@ def test_a_target_that_answers_only_so_fast(lab: Lab) -> None:
     assert set(found.values()) == {("open", "syn-ack"), ("filtered", "no-response")}
 
 
-def test_udp_ports_in_the_same_scan(lab: Lab) -> None:
-    tcp = draw_ports(162, HOST[4], {OPEN: 5, SILENT: 4}, range(2000, 2050))
-    udp = draw_ports(163, HOST[4], {OPEN: 5, SILENT: 4}, range(2000, 2050), "udp")
+@VERSIONS
+def test_udp_ports_in_the_same_scan(lab: Lab, version: int) -> None:
+    tcp = draw_ports(162, HOST[version], {OPEN: 5, SILENT: 4}, range(2000, 2050))
+    udp = draw_ports(163, HOST[version], {OPEN: 5, SILENT: 4}, range(2000, 2050), "udp")
     lab.keep_to(Truth(tcp.fates | udp.fates))
-    words = ["-t", HOST[4], "-p", "T:2000-2049,U:2000-2049", "--timeout", "500ms"]
+    words = ["-t", HOST[version], "-p", "T:2000-2049,U:2000-2049", "--timeout", "500ms"]
     done = scan(lab.scanner, "--syn", *words, "--rate", "2000").expect(0)
     found = {kind: set() for kind in ("tcpsyn", "udp")}  # type: ignore[var-annotated]
     for part in portscans(done.events):

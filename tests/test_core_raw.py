@@ -21,12 +21,18 @@ from lab.checksum import checksum
 from nray import _core
 from raw_lab import (
     COOKIE_KEY,
+    DESTINATION,
+    FRAGMENT,
+    HOP_BY_HOP,
     NEXT_MAC,
     OWN_MAC,
+    ROUTING,
+    extended,
     icmp_error,
     ip_packet,
     source_port,
     tcp_answer,
+    udp_answer,
 )
 
 FIRST, LAST = 61440, 65535
@@ -307,6 +313,65 @@ def test_later_fragments_are_no_answers() -> None:
     answer = bytearray(tcp_answer(probe, SYN | ACK))
     answer[7] = 1
     assert _core._raw_answer(COOKIE_KEY, bytes(answer)) is None
+
+
+CHAINS = [
+    (HOP_BY_HOP,),
+    (DESTINATION,),
+    (FRAGMENT,),
+    (ROUTING,),
+    (HOP_BY_HOP, DESTINATION, ROUTING, FRAGMENT, DESTINATION),
+]
+
+
+@given(
+    st.sampled_from(CHAINS),
+    st.integers(0, 5),
+    st.tuples(addresses[6], addresses[6]),
+    ports,
+)
+def test_answers_are_read_behind_extension_headers(
+    kinds: tuple[int, ...], words: int, both: tuple[bytes, bytes], dport: int
+) -> None:
+    syn, datagram = frame(TCP, *both, dport), frame(UDP, *both, dport, b"x")
+    for packet in (
+        tcp_answer(syn, SYN | ACK),
+        tcp_answer(syn, RST | ACK),
+        icmp_error(syn, 1, 1),
+        udp_answer(datagram, b"answer"),
+        icmp_error(datagram, 1, 4),
+    ):
+        plain = _core._raw_answer(COOKIE_KEY, packet)
+        assert plain is not None
+        longer = extended(packet, *kinds, words=words)
+        assert _core._raw_answer(COOKIE_KEY, longer) == plain
+        for cut in (41, 47, len(longer) - len(packet) + 40 - 1):
+            assert _core._raw_answer(COOKIE_KEY, longer[:cut]) is None
+
+
+def test_extension_headers_that_lead_nowhere_are_no_answers() -> None:
+    probe = frame(TCP, OWN[6], FAR[6], 80)
+    answer = tcp_answer(probe, SYN | ACK)
+    later = bytearray(extended(answer, FRAGMENT))
+    later[40 + 3] = 8
+    assert _core._raw_answer(COOKIE_KEY, bytes(later)) is None
+    assert _core._raw_answer(COOKIE_KEY, extended(answer, *[DESTINATION] * 8)) is not None
+    assert _core._raw_answer(COOKIE_KEY, extended(answer, *[DESTINATION] * 9)) is None
+    lies = bytearray(extended(answer, DESTINATION))
+    lies[41] = 255
+    assert _core._raw_answer(COOKIE_KEY, bytes(lies)) is None
+    # 51, authentication, and 50, encryption, are no headers that an answer to us can have
+    assert _core._raw_answer(COOKIE_KEY, extended(answer, DESTINATION, 51)) is None
+
+
+def test_the_filter_passes_extension_headers() -> None:
+    probe = frame(TCP, OWN[6], FAR[6], 80)
+    answer = tcp_answer(probe, SYN | ACK)
+    with Filtered(6, FIRST, LAST) as kernel:
+        for kinds in CHAINS:
+            assert kernel.passes(extended(answer, *kinds))
+        for other in (50, 51, 59, 132):
+            assert not kernel.passes(extended(answer, other))
 
 
 # ── the filter ──────────────────────────────────────────────────────────────────────────────

@@ -32,8 +32,13 @@ from core_lab import (
 from lab.namespaces import Namespace, require
 from nray import _core
 from raw_lab import (
+    DESTINATION,
+    FRAGMENT,
+    HOP_BY_HOP,
     NEXT_MAC,
+    ROUTING,
     FarEnd,
+    extended,
     icmp_error,
     source_port,
     taken_apart,
@@ -140,8 +145,8 @@ def test_states_and_reasons(far: FarEnd, version: int) -> None:
     assert (engine.drops, engine.duplicates, engine.in_flight) == (0, 0, 0)
 
 
-def test_ttl_and_time_of_an_answer(far: FarEnd) -> None:
-    where = hosts(4, 1, 80)
+def test_ttl_and_time_of_an_answer(far: FarEnd, version: int) -> None:
+    where = hosts(version, 1, 80)
     drive = Drive(far.engine())
     (probe,) = far.start(drive, where)
     far.put(tcp_answer(probe, SYN | ACK))
@@ -152,6 +157,15 @@ def test_ttl_and_time_of_an_answer(far: FarEnd) -> None:
     _, _, rtt_us, ttl, *_ = struct.unpack(_core.HIT_FORMAT, packed)
     assert ttl == 55
     assert 0 < rtt_us < 5_000_000
+
+
+def test_answers_behind_extension_headers_count(far: FarEnd) -> None:
+    where = hosts(6, 3, 80)
+    drive = Drive(far.engine(tcp_timeout_s=10))
+    chains = [(HOP_BY_HOP,), (DESTINATION, FRAGMENT), (HOP_BY_HOP, ROUTING, DESTINATION)]
+    for probe, kinds in zip(far.start(drive, where), chains, strict=True):
+        far.put(extended(tcp_answer(probe, SYN | ACK), *kinds))
+    assert set(told(where, drive.to_end(5)).values()) == {("open", "syn-ack")}
 
 
 def test_forged_answers_count_for_nothing(far: FarEnd, version: int) -> None:
@@ -573,8 +587,10 @@ def test_without_a_route_it_is_an_error(far: FarEnd) -> None:
     assert {target_of(probe)[0] for probe in far.probes()} == {"198.18.0.1"}
 
 
-def test_an_interface_that_is_down_is_no_silence(tap: FarEnd, alone: Namespace) -> None:
-    where = hosts(4, 2, 80)
+def test_an_interface_that_is_down_is_no_silence(
+    tap: FarEnd, alone: Namespace, version: int
+) -> None:
+    where = hosts(version, 2, 80)
     engine = tap.engine()
     alone.ip("link", "set", tap.name, "down")
     ended = run(engine, where)
@@ -596,7 +612,7 @@ def test_an_interface_that_comes_up_again_costs_nothing(tap: FarEnd, alone: Name
     assert drive.to_end().counts["closed"] == 2
 
 
-def test_a_firewall_of_this_machine_is_an_error_not_silence(alone: Namespace) -> None:
+def test_a_firewall_of_this_machine_is_an_error_not_silence(alone: Namespace, version: int) -> None:
     require("nft")
     with inside(alone), FarEnd(alone, False) as tun:
         alone.call(
@@ -604,7 +620,7 @@ def test_a_firewall_of_this_machine_is_an_error_not_silence(alone: Namespace) ->
             "table inet t {\nchain o {\ntype filter hook output priority 0;\n"
             "tcp dport 81 drop\n}\n}\n",
         )
-        where = hosts(4, 3, 80, 81)
+        where = hosts(version, 3, 80, 81)
         ended = run(tun.engine(tcp_timeout_s=0.05), where)
         assert ended.errors == {"forbidden-here": 3}
         assert {target_of(probe)[1] for probe in tun.probes()} == {80}
@@ -647,8 +663,8 @@ def test_neighbours_are_asked_for_once_and_waited_for(tap: FarEnd, version: int)
     assert engine.neighbours_wanted() == []
 
 
-def test_a_neighbour_nobody_answers_for_is_given_up(tap: FarEnd) -> None:
-    ended = run(tap.engine(direct=True), hosts(4, 1, 80, 81))
+def test_a_neighbour_nobody_answers_for_is_given_up(tap: FarEnd, version: int) -> None:
+    ended = run(tap.engine(direct=True), hosts(version, 1, 80, 81))
     assert ended.counts["filtered"] == 2
     assert {hit.reason for hit in ended.hits} == {"host-unreach"}
 
@@ -822,8 +838,8 @@ def test_every_packet_takes_a_turn_of_the_rate(far: FarEnd) -> None:
 # ── sharing ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_shards_hear_their_own_answers_alone(far: FarEnd) -> None:
-    where = hosts(4, 9, 80)
+def test_shards_hear_their_own_answers_alone(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, 80)
     engines = [far.engine(shard=k, shards=2, tcp_timeout_s=0.1) for k in range(2)]
     ranges = [engine.source_ports for engine in engines]
     assert ranges[0][1] + 1 == ranges[1][0]
@@ -836,9 +852,9 @@ def test_shards_hear_their_own_answers_alone(far: FarEnd) -> None:
     assert drives[1].to_end().counts["filtered"] == 9
 
 
-def test_a_worker_that_takes_a_slice_over_hears_its_answers(far: FarEnd) -> None:
+def test_a_worker_that_takes_a_slice_over_hears_its_answers(far: FarEnd, version: int) -> None:
     """Same key, same shard: the answers to a dead worker's probes carry the same cookies."""
-    where = hosts(4, 2, 80)
+    where = hosts(version, 2, 80)
     dead = Drive(far.engine())
     probes = far.start(dead, where)
     del dead

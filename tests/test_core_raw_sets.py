@@ -24,6 +24,7 @@ from lab.network import (
     SCANNER4,
     SCANNER6,
     TARGET4,
+    TARGET6,
     TARGETS4,
     TARGETS6,
     Lab,
@@ -51,6 +52,7 @@ def ways() -> dict[str, Any]:
         (TARGET4, 1, SCANNER4, b""),
         ("::1", 0, "::1", b""),
         (TARGETS6, 1, SCANNER6, TARGET_MAC),
+        (TARGET6, 1, SCANNER6, b""),
     ]:
         network = ip_network(text)
         ends = int(network.network_address), int(network.broadcast_address)
@@ -185,9 +187,10 @@ def test_this_machine_over_lo(lab: Lab) -> None:
         assert ended.counts["closed"] == where.total - 5
 
 
-def test_a_neighbour_on_the_link(lab: Lab) -> None:
+@pytest.mark.parametrize("target", [TARGET4, TARGET6])
+def test_a_neighbour_on_the_link(lab: Lab, target: str) -> None:
     lab.keep_to(Truth())
-    where = space([TARGET4], tcp(80, 81))
+    where = space([target], tcp(80, 81))
     with inside(lab.scanner):
         drive = Drive(engine())
         drive.engine.add_slice(1, 0, 2, where, None)

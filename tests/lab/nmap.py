@@ -12,12 +12,25 @@ def syn_states(
     namespace: Namespace, hosts: Iterable[str], ports: Iterable[int]
 ) -> dict[tuple[str, int], tuple[str, str]]:
     """(host, port) to (state, reason) by ``nmap -sS``; at most 25 ports, or it leaves some out."""
+    return _states(namespace, "-sS", hosts, ports)
+
+
+def udp_states(
+    namespace: Namespace, hosts: Iterable[str], ports: Iterable[int]
+) -> dict[tuple[str, int], tuple[str, str]]:
+    """The same by ``nmap -sU``."""
+    return _states(namespace, "-sU", hosts, ports)
+
+
+def _states(
+    namespace: Namespace, kind: str, hosts: Iterable[str], ports: Iterable[int]
+) -> dict[tuple[str, int], tuple[str, str]]:
     chosen = sorted(ports)
     assert len(chosen) <= 25
     hosts = list(hosts)
     # fmt: off
     command = [
-        "nmap", *(["-6"] if ":" in hosts[0] else []), "-sS", "-Pn", "-n", "--reason",
+        "nmap", *(["-6"] if ":" in hosts[0] else []), kind, "-Pn", "-n", "--reason",
         "--max-retries", "2", "--initial-rtt-timeout", "150ms", "--max-rtt-timeout", "300ms",
         "-p", ",".join(map(str, chosen)), "-oX", "-", "-iL", "-",
     ]

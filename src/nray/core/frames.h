@@ -26,6 +26,12 @@ enum {
     NRAY_PAYLOAD_MAX = 1400,
     /* 25 cache lines, an odd number: frames side by side do not fall upon the same cache sets. */
     NRAY_FRAME_MAX = 1600,
+    /* Extension headers of IPv6: numbers of IANA's, and how many are followed. */
+    NRAY_HOP_BY_HOP = 0,
+    NRAY_ROUTING = 43,
+    NRAY_FRAGMENT = 44,
+    NRAY_DESTINATION = 60,
+    NRAY_EXTENSIONS_MAX = 8,
     NRAY_TTL = 64,       /* what Linux and macOS send */
     NRAY_WINDOW = 64240, /* what Linux offers first: 44 segments of 1,460 bytes */
 };
@@ -315,6 +321,30 @@ static inline int nray_read_quoted(const uint8_t *ip, size_t size, int family, n
     return 1;
 }
 
+/* Where an IPv6 packet goes on behind its extension headers (RFC 8200, section 4), and by which
+ * protocol; 0 if it is cut off before, a later fragment, or has more of them than there are kinds,
+ * each twice. */
+static inline size_t nray_past_extensions(const uint8_t *ip, size_t size, uint8_t *protocol)
+{
+    size_t at = 40;
+    *protocol = ip[6];
+    for (int k = 0; k <= NRAY_EXTENSIONS_MAX; k++) {
+        uint8_t kind = *protocol;
+        if (kind != NRAY_HOP_BY_HOP && kind != NRAY_ROUTING && kind != NRAY_FRAGMENT &&
+            kind != NRAY_DESTINATION)
+            return at;
+        if (at + 8 > size)
+            return 0;
+        if (kind == NRAY_FRAGMENT && (nray_get16(ip + at + 2) & 0xfff8))
+            return 0;
+        *protocol = ip[at];
+        at += kind == NRAY_FRAGMENT ? 8 : ((size_t)ip[at + 1] + 1) * 8;
+        if (at > size)
+            return 0;
+    }
+    return 0;
+}
+
 /* Reads an IP packet of `size` bytes (cut off, perhaps); 0 if it is no answer to any probe. What
  * it claims is not yet believed: the caller compares the cookie. */
 static inline int nray_read_answer(const uint8_t *ip, size_t size, nray_answer_t *out)
@@ -335,9 +365,10 @@ static inline int nray_read_answer(const uint8_t *ip, size_t size, nray_answer_t
         out->own = ip + 16;
         out->target = ip + 12;
     } else if (ip[0] >> 4 == 6 && size >= 40) {
-        head = 40;
+        head = nray_past_extensions(ip, size, &protocol);
+        if (head == 0)
+            return 0;
         out->family = 6;
-        protocol = ip[6];
         out->ttl = ip[7];
         out->own = ip + 24;
         out->target = ip + 8;

@@ -26,6 +26,7 @@
 cdef extern from "frames.h" nogil:
     enum:
         NRAY_ETHERNET, NRAY_TCP, NRAY_FRAME_MAX
+        NRAY_HOP_BY_HOP, NRAY_ROUTING, NRAY_FRAGMENT, NRAY_DESTINATION
         NRAY_NOTHING, NRAY_SYN_ACK, NRAY_RST, NRAY_UDP_ANSWER, NRAY_ICMP, NRAY_ECHO_REPLY
     ctypedef struct nray_template_t:
         uint8_t family
@@ -237,7 +238,9 @@ cdef tuple raw_filter(int family, int first, int last):
 
     Offsets count from the IP header, as a cooked packet socket sees it. It passes TCP with RST, or
     with SYN and ACK, and UDP to our ports, echo replies to them as identifiers, and ICMP errors
-    that quote a packet from them (or an echo request with such an identifier). Extension headers of IPv6 are not followed.
+    that quote a packet from them (or an echo request with such an identifier). What has extension
+    headers (IPv6) passes whatever it holds, for a filter has no loops: it is rare, and is read as
+    any other.
     """
     cdef int byte = 0x30, half = 0x28, byte_x = 0x50, half_x = 0x48, header_x = 0xB1
     cdef int equal = 0x15, bits = 0x45, at_least = 0x35, above = 0x25, always = 0x05
@@ -269,7 +272,10 @@ cdef tuple raw_filter(int family, int first, int last):
     else:
         program = [
             (byte, "", "", 6),
-            (equal, "icmp", "", 58), (equal, "port", "", 17), (equal, "", "reject", 6),
+            (equal, "icmp", "", 58), (equal, "port", "", 17), (equal, "tcp", "", 6),
+            (equal, "pass", "", NRAY_HOP_BY_HOP), (equal, "pass", "", NRAY_ROUTING),
+            (equal, "pass", "", NRAY_FRAGMENT), (equal, "pass", "reject", NRAY_DESTINATION),
+            "tcp",
             (byte, "", "", 40 + 13),
             (bits, "port", "", 4), (conjunct, "", "", 0x12), (equal, "port", "reject", 0x12),
             "icmp",
@@ -288,7 +294,7 @@ cdef tuple raw_filter(int family, int first, int last):
         ]
     program += [
         "range", (at_least, "", "reject", first), (above, "reject", "", last),
-        (end, "", "", NRAY_SNAP),
+        "pass", (end, "", "", NRAY_SNAP),
         "reject", (end, "", "", 0),
     ]
     labels = {}
