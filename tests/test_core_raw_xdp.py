@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
-from core_lab import ACK, RST, SYN, Drive, inside, run, space, tcp
+from core_lab import ACK, RST, Drive, inside, run, space, tcp
 from lab.namespaces import Namespace
 from lab.network import INTERFACE, Lab
 from lab.nray import open_pairs, scan
@@ -18,7 +18,7 @@ from lab.truth import CLOSED, OPEN, draw_space
 from nray import _core
 from nray.cli.scan import scan as command
 from nray.node import raw
-from raw_lab import NEXT_MAC, FarEnd, taken_apart, target_of, tcp_answer
+from raw_lab import NEXT_MAC, FarEnd, target_of, tcp_answer
 
 pytestmark = pytest.mark.lab
 
@@ -67,14 +67,11 @@ def test_the_frames_are_those_of_the_other_way(tap: FarEnd, version: int) -> Non
 @VERSIONS
 def test_more_frames_than_the_ring_holds_leave_once_each(tap: FarEnd, version: int) -> None:
     where = hosts(version, 5, *range(1, 1001))
-    engine = tap.engine(xdp=True, tcp_timeout_s=30)
+    engine = tap.engine(xdp=True)
     drive = Drive(engine)
     probes = tap.start(drive, where)
     assert len(probes) == len({target_of(probe) for probe in probes}) == where.total == 5000
-    for probe in probes:
-        tap.put(tcp_answer(probe, SYN | ACK if taken_apart(probe)[3] % 2 else RST | ACK))
-    ended = drive.to_end()
-    assert (ended.counts["open"], ended.counts["closed"]) == (2500, 2500)
+    assert drive.to_end().counts["filtered"] == 5000
     assert tap.probes() == []
     assert engine.sent == 5000
 
