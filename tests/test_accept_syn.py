@@ -358,6 +358,7 @@ def narrow(routed: RoutedLab) -> Iterator[RoutedLab]:
     routed.router.call(["nft", "delete", "table", "inet", "n"])
 
 
+@pytest.mark.alone
 def test_a_rate_is_found_that_a_narrow_path_bears(narrow: RoutedLab, tmp_path: Path) -> None:
     truth = draw_space(176, HOSTS[4], (80, 443), {OPEN: 0.2})
     narrow.keep_to(truth)

@@ -62,7 +62,7 @@ class Sampled:
                 frame
             )
 
-    def until(self, count: int, samples: int = 0, limit_s: float = 10.0) -> None:
+    def until(self, count: int, samples: int = 0, limit_s: float = 60.0) -> None:
         """Look until so many probes and samples have come out."""
         deadline = time.monotonic() + limit_s
         while len(self.probes) < count or len(self.samples) < samples:
