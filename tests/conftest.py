@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -44,6 +45,11 @@ def lab() -> Iterator[Lab]:
 def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
     """An authority with a server's and a node's certificate."""
     return make_credentials(tmp_path_factory.mktemp("credentials"))
+
+
+# A session that a shell runs in its background ignores Ctrl+C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ── several processes ───────────────────────────────────────────────────────────────────────
