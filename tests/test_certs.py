@@ -634,7 +634,9 @@ def test_a_bundle_holds_all_that_a_node_needs(here: Path) -> None:
 def test_a_bundle_can_be_made_by_cat(here: Path) -> None:
     good("issue", "node", "a")
     parts = [Path(name).read_bytes() for name in ("a.pem", "a-key.pem", "nray-ca/ca.pem")]
-    os.umask(0o077)
+    Path("a.nray").touch(0o600)
+    for other in ("b.nray", "c.nray"):
+        Path(other).touch(0o600)
     Path("a.nray").write_bytes(b"".join(parts))
     bundle = load_bundle("a.nray")
     assert (bundle.server_name, len(bundle.trust)) == (None, 1)
