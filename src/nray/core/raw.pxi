@@ -1542,7 +1542,6 @@ cdef class RawEngine(TarpitBook):
         cdef probe_t probe
         cdef entry_t item
         cdef const route_t *route
-        cdef neighbour_t *neighbour
         cdef const uint8_t *next_mac = NULL
         cdef uint16_t sport
         self.fill_ask(trial, k, &probe)
@@ -1551,14 +1550,9 @@ cdef class RawEngine(TarpitBook):
             if not trial.second:
                 trial.since = now
             self.enlist(t, TRIALS_LAST if trial.second or self.passes == 1 else TRIALS_FIRST)
-        route = self.route_to(&probe)
+        route = self.way_known(&probe, &next_mac)
         if route == NULL or self.left_out(self.slices[trial.slice].excluded, &probe) >= 0:
             return
-        if route.direct:
-            neighbour = self.neighbour_at(route.link << 1 | (route.family == 6), probe.addr)
-            if neighbour.state != NEIGHBOUR_KNOWN:
-                return
-            next_mac = neighbour.mac
         if self.caps.table != NULL:
             caps_charge(&self.caps, &probe, now)
         item.slice = ASK_OF_HOST

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from nray import _core
 from nray.worker.protocol import (
@@ -129,20 +130,9 @@ class Worker:
             self._bucket,
             control_fd=self._control.fileno(),
             window=told.window,
-            tcp_timeout_s=told.tcp_timeout_s,
-            udp_timeout_s=told.udp_timeout_s,
-            states=told.states,
-            payload=told.payload,
-            payloads=told.payloads,
-            checks=told.checks,
-            further=told.further,
-            udp_fast=told.udp_fast,
             adaptive=told.adaptive,
-            policy=_policy(told.policy),
             sharers=told.sharers,
-            tarpits=told.tarpits,
-            host_rate=told.host_rate,
-            network_rate=told.network_rate,
+            **_of_both(told),
         )
 
     def _made_raw(self, told: Configure) -> _core.RawEngine:
@@ -156,21 +146,10 @@ class Worker:
                 shards=told.raw.shards,
                 links=told.raw.links,
                 routes=_routes(told.raw),
-                tcp_timeout_s=told.tcp_timeout_s,
-                udp_timeout_s=told.udp_timeout_s,
                 retries=told.raw.retries,
                 samples=told.raw.samples,
-                states=told.states,
-                payload=told.payload,
-                payloads=told.payloads,
-                checks=told.checks,
-                further=told.further,
-                udp_fast=told.udp_fast,
-                policy=_policy(told.policy),
                 xdp=told.raw.xdp,
-                tarpits=told.tarpits,
-                host_rate=told.host_rate,
-                network_rate=told.network_rate,
+                **_of_both(told),
             )
         except OSError as error:
             raise _CannotScan(f"sockets for packets of its own: {error}") from error
@@ -225,6 +204,24 @@ class Worker:
             if time.monotonic() - begun < TURN_S * len(busy):
                 break  # one came back early: there is something to be taken
         return False
+
+
+def _of_both(told: Configure) -> dict[str, Any]:
+    """The arguments that mean the same to either engine."""
+    return {
+        "tcp_timeout_s": told.tcp_timeout_s,
+        "udp_timeout_s": told.udp_timeout_s,
+        "states": told.states,
+        "payload": told.payload,
+        "payloads": told.payloads,
+        "checks": told.checks,
+        "further": told.further,
+        "udp_fast": told.udp_fast,
+        "policy": _policy(told.policy),
+        "tarpits": told.tarpits,
+        "host_rate": told.host_rate,
+        "network_rate": told.network_rate,
+    }
 
 
 def _policy(told: Policy | None) -> _core.Policy | None:
