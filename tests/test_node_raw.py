@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fakes import Given, in_trio, registration, segment_of, serve, until
+from fakes import Given, in_trio, inline, registration, segment_of, serve, until
 from lab.namespaces import Namespace, require
 from lab.nray import SOURCE, nray, run
 from nray import UserError, _core
@@ -22,9 +22,12 @@ from nray.node import client, netlink, raw
 from nray.node.kernel import Snapshot
 from nray.node.neighbours import AGAIN_S, TRIES_MAX, TRY_S, PacketWire, request
 from nray.node.netlink import Neighbour
+from nray.node.policy import Policy
 from nray.node.raw import NoRight, NoRoute, RawNet, demand_right, net_for
+from nray.node.resolver import Resolver
 from nray.node.routes import routes_of
 from nray.node.supervisor import SHARDS_MAX, WorkersFail
+from nray.targets.segment import Segment
 from nray.wire.errors import Reason
 from nray.wire.messages import Bye, Refused, Settings, Welcome
 from nray.worker import protocol
@@ -55,9 +58,9 @@ def tables() -> Snapshot:
 class Wired(RawNet):
     """A `RawNet` on a wire that a test holds."""
 
-    def __init__(self, *known: Neighbour, later: bool = False) -> None:
+    def __init__(self, *known: Neighbour) -> None:
         self.wire = FakeWire()
-        super().__init__(routes_of(tables()), self.wire, known, later=later)
+        super().__init__(routes_of(tables()), self.wire, known)
 
 
 def heard(bench: Bench, kind: type) -> list[list[object]]:
@@ -136,7 +139,7 @@ async def test_workers_wait_for_gateways_and_do_without_those_that_are_silent(
 async def test_no_gateway_is_asked_for_before_a_target_behind_it_is_known() -> None:
     here, away = segment_of("127.0.0.1", "1-20"), replace(segment_of("198.18.0.0/28"), id=1)
     async with trio.open_nursery() as nursery:
-        net = Wired(later=True)
+        net = Wired()
         bench = Bench(nursery, closed, leases(2), settings=SYN, raw=net, segments=[])
         await trio.sleep(60)
         assert heard(bench, protocol.Configure) == []
@@ -159,6 +162,130 @@ async def test_no_gateway_is_asked_for_before_a_target_behind_it_is_known() -> N
         assert [len(configure.raw.routes) for [configure] in told] == [2, 2, 3, 3]
         slices = heard(bench, protocol.Slice)
         assert [each.lease for worker in slices[2:] for each in worker] == [3]
+        await bench.stop()
+
+
+#: What names mean here: this machine, a neighbour, nothing, and hosts behind the gateway.
+NAMES = {
+    "here.example": [packed("127.0.0.1")],
+    "near.example": [packed("198.19.0.9"), packed("198.19.0.9")],
+    "gone.example": [],
+    "listed.example": [packed("198.18.0.3")],
+    "excluded.example": [packed("198.18.0.4")],
+    "alias.example": [packed("198.18.0.4"), packed("127.0.0.2")],
+    "refused.example": [packed("198.18.7.7"), packed("2001:db8::7")],
+    "far.example": [packed("127.0.0.3"), packed("198.18.0.9")],
+}
+LOCAL = ("here.example", "near.example", "gone.example", "listed.example", "alias.example")
+
+
+def named(*names: str, number: int = 0) -> Segment:
+    """A segment of names, one of 10 probes each."""
+    excluded = ["198.18.0.3", "excluded.example"]
+    return replace(segment_of(names, exclude=excluded), id=number)
+
+
+def resolver(patch: pytest.MonkeyPatch) -> Resolver:
+    patch.setattr(trio.to_thread, "run_sync", inline)
+    return Resolver(NAMES.__getitem__)
+
+
+#: A /24 of each of the three networks.
+POLICY = Policy.of(
+    tuple(
+        (number(f"{each}.0"), number(f"{each}.255")) for each in ("127.0.0", "198.18.0", "198.19.0")
+    ),
+    (),
+    (),
+    (),
+    [(6, 1, 65535)],
+)
+
+
+@in_trio
+async def test_a_gateway_is_asked_for_when_a_name_has_turned_out_to_lie_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    local = named(*LOCAL, "refused.example")
+    async with trio.open_nursery() as nursery:
+        net = Wired()
+        # fmt: off
+        bench = Bench(
+            nursery, closed, leases(6), settings=SYN, raw=net, segments=[local], processes=2,
+            resolver=resolver(monkeypatch), policy=POLICY,
+        )
+        # fmt: on
+        await bench.until_done(6)
+        assert net.wire.sent == []
+        assert bench.forks.spawned == 2
+
+        bench.supervisor.add_segment(named(*LOCAL, "far.example", number=1))
+        bench.office.waiting += [Given(7 + n, 1, n * 10, 10) for n in range(6)]
+        bench.supervisor.ask_again()
+        await until(lambda: net.wire.sent)
+        assert {frame for _, frame in net.wire.sent} == {request(ETH.mac, OWN, GATEWAY)}
+        await net.wire.hear(arp(THEIRS, GATEWAY))
+        await bench.until_done(12)
+        told = heard(bench, protocol.Configure)
+        assert [len(configure.raw.routes) for [configure] in told] == [2, 2, 3, 3]
+        # What lies behind the gateway came to one that knows it.
+        came = {
+            each.lease: number
+            for number, worker in enumerate(heard(bench, protocol.Slice))
+            for each in worker
+            if NAMES["far.example"] in each.addresses.values()
+        }
+        assert came
+        assert all(number >= 2 for number in came.values())
+        await bench.stop()
+
+
+@in_trio
+async def test_names_that_need_one_gateway_at_once_begin_again_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery:
+        net = Wired()
+        # fmt: off
+        bench = Bench(
+            nursery, closed, leases(4, 2), settings=SYN, raw=net, processes=2,
+            segments=[named("far.example")], resolver=resolver(monkeypatch),
+        )
+        # fmt: on
+        await bench.until_done(4)  # nobody answers
+        assert bench.forks.spawned == 4
+        assert {frame for _, frame in net.wire.sent} == {request(ETH.mac, OWN, GATEWAY)}
+        assert all(not worker for worker in heard(bench, protocol.Slice)[:2])
+        await bench.stop()
+    assert caplog.text.count("gateway 198.19.0.1 on eth0 does not answer") == 1
+    assert "begin again" not in caplog.text  # no deaths
+
+
+@pytest.mark.parametrize(
+    ("settings", "targets"),
+    [
+        (Settings(pings=True), ["198.18.0.0/24"]),  # by connecting: hosts alone are pinged
+        (SYN, ["127.0.0.1", "198.18.7.0/24"]),
+        (SYN, ["198.18.7.0/24"]),
+    ],
+    ids=["not-raw", "refused-in-part", "refused"],
+)
+@in_trio
+async def test_workers_begin_where_nothing_goes_to_a_gateway(
+    settings: Settings, targets: list[str]
+) -> None:
+    away, here = segment_of(targets), replace(segment_of("127.0.0.1"), id=1)
+    given = [Given(1, 0, 0, 10), Given(2, 1, 0, 10)]
+    async with trio.open_nursery() as nursery:
+        net = Wired()
+        # fmt: off
+        bench = Bench(
+            nursery, closed, given, settings=settings, raw=net, segments=[away, here],
+            policy=POLICY,
+        )
+        # fmt: on
+        await bench.until_done(2)
+        assert net.wire.sent == []
         await bench.stop()
 
 
@@ -325,7 +452,7 @@ async def test_a_node_with_the_right_scans() -> None:
         async with site(processes=1) as made:
             server = await made.accept()
             await server.let_in(settings=SYN)
-            await server.asked(3)
+            await server.asked(1)  # workers wait for what they are to scan
             await server.lease(1, 0, 10, announce=True)
             await until(lambda: made.forks.workers and len(made.forks.workers[0].heard) >= 3)
             [configure] = [

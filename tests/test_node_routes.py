@@ -202,6 +202,10 @@ def test_only_what_is_scanned_needs_gateways() -> None:
         (first + 20, first + 29),
     ]
     assert narrow.missing(4, ((first + 5, first + 22),)) == ((first + 10, first + 19),)
+    hosts = [packed(each) for each in ("198.18.0.1", "198.18.0.2", "2001:db8::1", "0.0.0.0")]
+    assert routes.gateways_to(hosts) == {(2, packed("198.19.0.1"), packed("198.19.0.7"))}
+    assert len(routes.gateways_to([*hosts, packed("198.20.0.1")])) == 2
+    assert routes.gateways_to([]) == set()
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,18 @@ class Policy:
             or ranges.meet(segment.ranges6, self.networks6)
         )
 
+    def networks_of(self, segment: Segment) -> tuple[Ranges, Ranges]:
+        """What of a segment's networks, IPv4 and IPv6, may be probed; ports not looked at."""
+        return (
+            ranges.subtract(segment.ranges4, self.refused4),
+            ranges.subtract(segment.ranges6, self.refused6),
+        )
+
+    def allows(self, address: bytes) -> bool:
+        """Whether an address, of 4 or 16 bytes, may be probed; ports not looked at."""
+        networks = self.networks4 if len(address) == 4 else self.networks6
+        return _holds(networks, int.from_bytes(address, "big"))
+
     def words(self) -> str:
         """What it allows, in one line for the server's log."""
         parts = [f"{self.networks} only"]

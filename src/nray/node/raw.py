@@ -105,9 +105,7 @@ def net_for(
         routes = _for_segments(routes, segments)
     for note in routes.notes:
         log.warning("%s", note)
-    return RawNet(
-        routes, PacketWire(routes.links), read_neighbours(), later=segments is None, xdp=xdp
-    )
+    return RawNet(routes, PacketWire(routes.links), read_neighbours(), xdp=xdp)
 
 
 def _for_segments(routes: Routes, segments: Sequence[Segment]) -> Routes:
@@ -143,12 +141,13 @@ def _listed(missing: tuple[Ranges, Ranges]) -> str:
 class RawNet:
     """The network as workers with hand-made packets need it, while a scan runs.
 
+    A gateway is asked for once a target is known to lie behind it, never before: who scans this
+    machine alone says nothing on its links. Until `want` was first called workers wait.
+
     Args:
         routes: the ways out.
         wire: frames of the local links.
         known: the kernel's table of neighbours.
-        later: targets are not known yet, `want` tells of them. Until then nobody is asked for a
-            gateway, and workers wait: who scans this machine alone says nothing on its links.
         xdp: workers are to send by AF_XDP.
     """
 
@@ -158,7 +157,6 @@ class RawNet:
         wire: Wire,
         known: Iterable[Neighbour],
         *,
-        later: bool = False,
         xdp: bool = False,
     ) -> None:
         self.routes = routes
@@ -171,12 +169,10 @@ class RawNet:
         self._fresh: list[tuple[int, bytes, bytes]] = []
         self._more = trio.Event()
         self._ready = trio.Event()
-        if not later:
-            self._need(routes)
         self._told: list[tuple[int, bytes, bytes | None]] = []
         self.news = trio.Event()
         #: Set when workers were told (`rows`) what is true no more: a gateway has another MAC, or
-        #: `want` needs one more.
+        #: one more is needed.
         self.moved = trio.Event()
         links, _ = routes.rows({})
         self._order = [index for index, *_ in links]
@@ -209,31 +205,30 @@ class RawNet:
                 if not self._fresh:
                     self._ready.set()
 
-    def want(self, segment: Segment) -> bool:
-        """Find the gateways of a segment's targets, of all targets where they have names.
+    def want(self, wanted4: Ranges, wanted6: Ranges) -> bool:
+        """Find the gateways that these targets lie behind; there may be none of them.
 
         Returns whether workers, told before of the ways out, have to begin again for it.
         """
-        routes = self.routes
-        if not segment.names:
-            routes = routes.narrowed(segment.ranges4, segment.ranges6)
-        begun = self._ready.is_set()
-        if not self._need(routes) or not begun:
-            return False
-        self._ready = trio.Event()
-        self.moved.set()
-        return True
+        return self._need(self.routes.narrowed(wanted4, wanted6).gateways())
 
-    def _need(self, routes: Routes) -> bool:
-        """Have gateways asked for; whether there are any that were not."""
+    def want_hosts(self, addresses: Iterable[bytes]) -> bool:
+        """The same for single addresses, as names have them."""
+        return self._need(self.routes.gateways_to(addresses))
+
+    def _need(self, ways: set[tuple[int, bytes, bytes]]) -> bool:
+        """Have those gateways asked for that were not yet; whether workers begin again for it."""
         room = GATEWAYS_MAX - len(self._gateways)
-        ways = sorted(routes.gateways())
-        fresh = [each for each in ways if each[:2] not in self._gateways][:room]
+        fresh = [each for each in sorted(ways) if each[:2] not in self._gateways][:room]
         for link, address, _ in fresh:
             self._gateways[link, address] = None
         self._fresh += fresh
         self._more.set()
-        return bool(fresh)
+        if not fresh or not self._ready.is_set():
+            return False
+        self._ready = trio.Event()
+        self.moved.set()
+        return True
 
     async def rows(self) -> tuple[list[LinkRow], list[RouteRow]]:
         """Links and routes for a worker, once gateways are known."""

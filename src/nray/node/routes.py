@@ -37,6 +37,7 @@ _NEVER: dict[int, Ranges] = {
     4: ((0, 0), (0xE0000000, 0xEFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF)),
     6: ((0, 0), (0xFFFF << 32, 0xFFFF << 32 | 0xFFFFFFFF), (0xFF << 120, (1 << 128) - 1)),
 }
+_FAMILY = {width: family for family, width in WIDTH.items()}
 _LINK_LOCAL6: Range = (0xFE80 << 112, (0xFEC0 << 112) - 1)
 
 _Value = TypeVar("_Value")
@@ -112,10 +113,17 @@ class Routes:
 
     def gateways(self) -> set[tuple[int, bytes, bytes]]:
         """(link, gateway, a source address) of gateways whose MACs are needed; one each."""
+        return self._gateways(way for spans in self.spans.values() for _, _, way in spans)
+
+    def gateways_to(self, addresses: Iterable[bytes]) -> set[tuple[int, bytes, bytes]]:
+        """The same of those that these addresses, of 4 or 16 bytes, lie behind."""
+        ways = (self.find(_FAMILY[len(each)], int.from_bytes(each, "big")) for each in addresses)
+        return self._gateways(way for way in ways if way is not None)
+
+    def _gateways(self, ways: Iterable[Way]) -> set[tuple[int, bytes, bytes]]:
         found = {
             (way.link, way.gateway): way.source
-            for spans in self.spans.values()
-            for _, _, way in spans
+            for way in ways
             if way.gateway and is_ethernet(self.links[way.link])
         }
         return {(link, gateway, source) for (link, gateway), source in found.items()}

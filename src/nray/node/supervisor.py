@@ -28,6 +28,7 @@ from nray.node.policy import Policy
 from nray.node.raw import RawNet
 from nray.node.resolver import Resolver
 from nray.node.tempo import keep_tempo, links_bear
+from nray.targets.ranges import Ranges
 from nray.targets.segment import Segment
 from nray.wire.messages import Counts, Settings
 from nray.worker import protocol
@@ -168,6 +169,8 @@ class Supervisor:
         self._asked = 0
         self._segments: dict[int, Segment] = {}
         self._spaces: dict[int, protocol.Space] = {}
+        #: By segment, the addresses here of names that it excludes.
+        self._away: dict[int, set[bytes]] = {}
         self._deaths: dict[int, int] = {}
         # How workers ended, by pid: told for all of them at once.
         self._endings: dict[int, str] = {}
@@ -192,13 +195,21 @@ class Supervisor:
         self._segments[segment.id] = segment
         if self._policy is not None and self._policy.refuses_whole(segment):
             self._refused.add(segment.id)
-        elif (
-            self._raw is not None
-            and orders.goes_raw(self._settings, segment)
-            and self._raw.want(segment)
-        ):
-            for hand in self._hands:
-                hand.outdated = True
+        if self._raw is not None and self._raw.want(*self._networks(segment)):
+            self._begin_again()
+
+    def _networks(self, segment: Segment) -> tuple[Ranges, Ranges]:
+        """Where packets of our own go for a segment, as far as no name decides that."""
+        if segment.id in self._refused or not orders.goes_raw(self._settings, segment):
+            return (), ()
+        if self._policy is not None:
+            return self._policy.networks_of(segment)
+        return segment.ranges4, segment.ranges6
+
+    def _begin_again(self) -> None:
+        """Workers that there are get no more slices: a way out is needed that they do not know."""
+        for hand in self._hands:
+            hand.outdated = True
 
     def give(self, lease: LeaseLike) -> None:
         """Take a lease to be scanned."""
@@ -472,6 +483,11 @@ class Supervisor:
             addresses = await self._addresses(segment, lease)
         messages: list[protocol.ToWorker] = []
         space = await self._space(segment)
+        if self._raw is not None and space.raw and addresses:
+            if self._raw.want_hosts(self._probed(segment, addresses)):
+                self._begin_again()
+            if hand.outdated:
+                return  # what it holds goes to another, told of this way
         if segment.id not in hand.spaces:
             hand.spaces.add(segment.id)
             messages.append(space)
@@ -490,6 +506,18 @@ class Supervisor:
         found = await self._resolver.all({segment.names[index] for index in indexes})
         return {index: found[segment.names[index]] for index in indexes}
 
+    def _probed(self, segment: Segment, addresses: dict[int, list[bytes]]) -> set[bytes]:
+        """Those of the addresses to which probes may go: neither excluded nor refused."""
+
+        def may_be(address: bytes) -> bool:
+            number = int.from_bytes(address, "big")
+            if segment.exclusions.covers(4 if len(address) == 4 else 6, number):
+                return False
+            return self._policy is None or self._policy.allows(address)
+
+        every = {each for some in addresses.values() for each in some if each}
+        return set(filter(may_be, every - self._away[segment.id]))
+
     async def _space(self, segment: Segment) -> protocol.Space:
         """The space as workers get it: exclusions with what excluded names resolve to here."""
         if segment.id not in self._spaces:
@@ -497,9 +525,10 @@ class Supervisor:
             for name, addresses in away.items():
                 if not addresses:
                     log.warning("excluded name %s has no address here: nothing to exclude", name)
+            self._away[segment.id] = {each for addresses in away.values() for each in addresses}
             self._spaces[segment.id] = orders.space(
                 segment,
-                [each for addresses in away.values() for each in addresses],
+                list(self._away[segment.id]),
                 raw=orders.goes_raw(self._settings, segment),
             )
         return self._spaces[segment.id]
