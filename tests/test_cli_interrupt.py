@@ -65,13 +65,13 @@ def test_a_scan_that_is_just_starting(after_s: float, tmp_path: Path) -> None:
         until(lambda: catches_interrupts(scan.popen.pid))
         time.sleep(after_s)
         scan.interrupt()
-        # At some moments of its start CPython tells of an interrupt and goes on: press again.
+        # Until our code runs CPython may tell of an interrupt and go on: press again.
         until(lambda: scan.popen.poll() is not None or "KeyboardInterrupt" in scan.said)
         if scan.popen.poll() is None:
             scan.interrupt()
         status = scan.end()
         assert scan.left() == []
-        # Until our code runs Python answers, with a traceback that names none of it.
+        # And it may answer with a traceback, that names none of our code.
         if "KeyboardInterrupt" not in scan.said:
             assert status == 130, scan.said
         assert "/nray/cli/" not in scan.said

@@ -6,8 +6,7 @@ exception that means "the user can mend this".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing takes milliseconds in which a Ctrl+C would be Python's
 if TYPE_CHECKING:
     from nray.api.scan import scan as scan
 

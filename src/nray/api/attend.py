@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nray import UserError
+from nray.api.interrupts import EXIT_INTERRUPTED
 from nray.api.workers import ask_for_workers, start_fork_server
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from nray.node.policy import Policy
 
 log = logging.getLogger("nray.node")
-
-EXIT_INTERRUPTED = 130
 
 #: A server speaks first. One that is silent for so long waits for something else.
 SILENCE_S = 3.0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nray.api.begin import NODE_ID, Begun
+from nray.api.interrupts import EXIT_INTERRUPTED
 from nray.events.hub import SinkPort
 from nray.events.model import SCANTYPES, SCANTYPES_SYN
 from nray.ledger.entries import NodeSeen
@@ -30,8 +31,6 @@ from nray.targets.segment import Segment
 from nray.worker.forkserver import ForkServer
 
 log = logging.getLogger("nray.scan")
-
-EXIT_INTERRUPTED = 130
 
 Progress = Callable[[str], None]
 

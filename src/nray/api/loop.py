@@ -8,6 +8,7 @@ from typing import TypeVar
 import trio
 
 from nray import UserError
+from nray.api.interrupts import take_over
 
 T = TypeVar("T")
 
@@ -19,6 +20,7 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         UserError: one was raised inside, in whatever nursery, and nothing worse.
         KeyboardInterrupt: the same of a Ctrl+C that came when nobody watched signals.
     """
+    take_over()
     try:
         return trio.run(main)
     except BaseExceptionGroup as group:

@@ -263,14 +263,15 @@ def run(
         from nray.api.local import scan_here
         from nray.ledger.memory import MemoryLedger
 
+        ports = sinks()
+        kept = ledger or MemoryLedger(
+            scan="",
+            segments=[(segment.id, b"") for segment in made.segments],
+            ended=not unfollowed(made.segments),
+            release={port.sink.name for port in ports},
+        )
+
         async def main() -> ScanResult:
-            ports = sinks()
-            kept = ledger or MemoryLedger(
-                scan="",
-                segments=[(segment.id, b"") for segment in made.segments],
-                ended=not unfollowed(made.segments),
-                release={port.sink.name for port in ports},
-            )
             return await scan_here(
                 begun, ports, server, kept, node_name=default_name(), progress=progress, raw=raw
             )

@@ -15,6 +15,7 @@ import msgspec
 
 from nray import UserError
 from nray.api.attend import is_loopback, read_again
+from nray.api.interrupts import EXIT_INTERRUPTED, take_over
 from nray.api.scan import limit_of
 from nray.api.state import (
     Origin,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nray.server")
 
-EXIT_INTERRUPTED = 130
 #: The first ends in order, the second at once. Either leaves a ledger that can be gone on with.
 INTERRUPTS_MAX = 2
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -88,6 +88,8 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
     made = None if resume else plan_of(config)
     for warning in made.warnings if made else ():
         log.warning("%s", warning)
+    _import_the_rest()
+    take_over()
     ledger = _ledger(config, name, made)
     try:
         if made is None:
@@ -110,6 +112,19 @@ def serve(config: Config, *, name: str, allow_plaintext: bool = False, resume: b
         log.info("go on with it by: nray server -c %s --resume", name)
     ledger.close()
     return status
+
+
+def _import_the_rest() -> None:
+    """What a server runs on: once there is a ledger to be forgotten again, no import is left in
+    which a Ctrl+C could be lost."""
+    import nray.api.loop
+    import nray.events.configured
+    import nray.events.terminal
+    import nray.ledger.sqlite
+    import nray.server.accept
+    import nray.server.server
+    import nray.server.summary
+    import nray.server.tls  # noqa: F401
 
 
 def ledger_path(config: Config, name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-EXIT_INTERRUPTED = 130
+from nray.api.interrupts import EXIT_INTERRUPTED, end_at_once
 
 
 def main() -> None:
@@ -23,9 +23,10 @@ def node_main() -> None:
 
 
 def _run(program: str) -> None:
+    end_at_once()
     try:
         from nray.cli.root import run
 
         run(sys.argv[1:], program)
-    except KeyboardInterrupt:  # while it was being imported, or at its very end
+    except KeyboardInterrupt:  # at its very end
         os._exit(EXIT_INTERRUPTED)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nray.api import interrupts
 from nray.cli.command import Command, Group, Number
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def init(
     """
     from nray.api import certs as work
 
+    interrupts.take_over()  # files are written
+
     _tell(
         work.init(
             directory,
@@ -181,6 +184,8 @@ def node(name: str, **options: Any) -> None:
 def _issue(kind: Any, names: tuple[str, ...], **options: Any) -> None:
     from nray.api import certs as work
 
+    interrupts.take_over()  # files are written
+
     _tell(
         work.issue(
             options["directory"],
@@ -217,6 +222,8 @@ def renew(name: str, revoke_old: bool, **options: Any) -> None:
       nray certs renew nyc1 --bundle nyc1-2.nray --revoke-old
     """
     from nray.api import certs as work
+
+    interrupts.take_over()  # files are written
 
     _tell(
         work.renew(
@@ -256,6 +263,8 @@ def revoke(
     """
     from nray.api import certs as work
 
+    interrupts.take_over()  # files are written
+
     if not names and not serials:
         raise click.UsageError("what is to be revoked? a NAME or --serial is missing")
     _tell(work.revoke(directory, names, serials, passphrase=work.passphrase(passphrase_file)))
@@ -273,6 +282,8 @@ def crl(days: int | None, directory: str, passphrase_file: str | None) -> None:
     Example: nray certs crl
     """
     from nray.api import certs as work
+
+    interrupts.take_over()  # files are written
 
     _tell(work.sign_revocations(directory, days=days, passphrase=work.passphrase(passphrase_file)))
 

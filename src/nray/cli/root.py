@@ -10,7 +10,8 @@ from typing import NoReturn
 import click
 
 from nray import UserError, __version__
-from nray.cli import EXIT_INTERRUPTED, streams
+from nray.api.interrupts import EXIT_INTERRUPTED
+from nray.cli import streams
 from nray.cli.command import VERSION_MESSAGE, Group, NoArguments, hint_of, message_of
 
 #: Command to one line of help: the help is shown without importing the commands.

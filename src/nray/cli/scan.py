@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nray import UserError
-from nray.cli import EXIT_INTERRUPTED, streams
+from nray.api.interrupts import EXIT_INTERRUPTED
+from nray.cli import streams
 from nray.cli.command import Command, Number, Rate
 
 if TYPE_CHECKING:
