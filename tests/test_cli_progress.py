@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli_lab import command_line, listening, own_address, started
+from nray.cli.progress import fitting
 
 ADDRESS = own_address(3)
 SCAN = ["scan", "-t", ADDRESS, "-p", "21000-21020", "--rate", "15"]
@@ -32,6 +33,22 @@ def screen(raw: str) -> list[str]:
         assert "\r" not in shown
         lines.append(shown)
     return lines
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (26, "1.5 % done: 1,234 of 5,678"),
+        (33, "1.5 % done: 1,234 of 5,678"),
+        (34, "1.5 % done: 1,234 of 5,678; 1 node"),
+        (41, "1.5 % done: 1,234 of 5,678; 1 node"),
+        (42, "1.5 % done: 1,234 of 5,678; 1 node, 2 hits"),
+        (20, "1.5 % done: 1,234 of"),
+    ],
+)
+def test_a_line_that_is_too_long_ends_with_a_whole_part(columns: int, shown: str) -> None:
+    line = "1.5 % done: 1,234 of 5,678; 1 node, 2 hits"
+    assert fitting(line, columns) == shown
 
 
 def on_a_terminal(tmp_path: Path, *arguments: str, stdout: bool) -> str:

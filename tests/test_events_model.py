@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nray import _core
 from nray.events import model
 from nray.events.model import Environment, decode, encode, encode_lines, timestamp
 
@@ -131,6 +132,14 @@ def test_the_jq_line_of_users() -> None:
         ["jq", "-r", jq], input=encode_lines(events), capture_output=True, check=True
     )
     assert run.stdout == b"10.0.0.5 22\nlocalhost 443\n"
+
+
+def test_what_the_core_says_of_a_port_is_a_reason() -> None:
+    #: What is said of hosts that are looked for, or of a host as a whole.
+    of_hosts = {
+        "echo-reply", "arp-response", "nd-response", "localhost-response", "not-on-link", "tarpit",
+    }  # fmt: skip
+    assert set(model.REASONS) == set(_core.REASONS) - of_hosts - {""}
 
 
 def test_the_manual_has_every_field_state_and_reason() -> None:

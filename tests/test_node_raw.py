@@ -48,6 +48,7 @@ def tables() -> Snapshot:
         [
             route("198.18.0.0/16", (2, "198.19.0.1")),
             route("198.19.0.0/16", (2, "")),
+            route("198.19.255.255/32", (2, ""), table=255, kind=netlink.RTN_BROADCAST),
             route("127.0.0.0/8", (1, ""), table=255, kind=netlink.RTN_LOCAL,
                   source=packed("127.0.0.1")),
         ],
@@ -84,7 +85,7 @@ async def test_each_worker_is_told_its_share_and_the_ways_out() -> None:
         assert raws[0].key != raws[1].key
         links = [(1, "lo", False, b"", 65536), (2, "eth0", True, ETH.mac, 1500)]
         first = [packed(f"198.{n}.0.0") for n in (18, 19)]
-        last = [packed(f"198.{n}.255.255") for n in (18, 19)]
+        last = [packed(text) for text in ("198.18.255.255", "198.19.255.254")]
         for each in raws:
             assert each.links == links
             assert each.routes == [
@@ -132,6 +133,8 @@ async def test_workers_wait_for_gateways_and_do_without_those_that_are_silent(
             packed("198.19.0.0"),
         ]
         assert "gateway 198.19.0.1 on eth0 does not answer" in caplog.text
+        await net.wire.hear(arp(THEIRS, GATEWAY))
+        assert "gateway 198.19.0.1 on eth0 answers now" in caplog.text
         await bench.stop()
 
 
@@ -386,7 +389,16 @@ def test_targets_without_a_way_are_named(caplog: pytest.LogCaptureFixture) -> No
             net_for([segment_of("203.0.113.1-203.0.113.6")])
         with pytest.raises(NoRoute, match=r"no route to 2001:db8::/126, 2001:db8::7"):
             net_for([segment_of(["2001:db8::/126", "2001:db8::7"])])
+        groups = (
+            r"no host has the address 198\.19\.255\.255, 255\.255\.255\.255, ff02::1 \(broadcast"
+        )
+        with pytest.raises(NoRoute, match=groups):
+            net_for([segment_of(["198.19.255.255", "255.255.255.255", "ff02::1"])])
         assert caplog.text == ""
+        net_for([segment_of(["198.19.255.248/29"])])
+        told = "no host has the address 198.19.255.255 (broadcast or multicast): probes to it count"
+        assert told in caplog.text
+        assert "no route" not in caplog.text
         net = net_for([segment_of(["203.0.113.9", "198.18.0.0/24", "127.0.0.1"])])
         assert "no route to 203.0.113.9: probes to it count as errors" in caplog.text
         assert [span.last - span.first for span in net.routes.spans[4]] == [0, 255]

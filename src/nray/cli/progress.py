@@ -15,6 +15,14 @@ from contextlib import contextmanager
 _ERASE = "\r\x1b[K"
 
 
+def fitting(line: str, columns: int) -> str:
+    """As much of a line as fits, whole parts of it: they end before ``", "`` or ``"; "``."""
+    if len(line) <= columns:
+        return line
+    end = max(line.rfind(mark, 0, columns + len(mark)) for mark in (", ", "; "))
+    return line[: end if end > 0 else columns]
+
+
 class Progress:
     """One line on standard error, written over."""
 
@@ -27,7 +35,7 @@ class Progress:
         if self._lock.acquire(blocking=False):
             try:
                 width = os.get_terminal_size(2).columns or 80
-                self._write(f"{_ERASE}{line[: width - 1]}")
+                self._write(f"{_ERASE}{fitting(line, width - 1)}")
                 self._shown = True
             finally:
                 self._lock.release()

@@ -34,7 +34,8 @@ STATES: Final[dict[str, str]] = {
     STATE_ERROR: "this machine could not send the probe; says nothing about the target",
 }
 
-# Reasons for a state, in nmap's words; docs/events.md lists the same (a test compares them).
+# Reasons for a state, in nmap's words where it has one: those of the core that a port can have.
+# docs/events.md lists the same (tests compare all three).
 REASONS: Final[dict[str, str]] = {
     "syn-ack": "TCP handshake answered",
     "udp-response": "a datagram came back, an answer as far as its protocol can tell",
@@ -43,15 +44,25 @@ REASONS: Final[dict[str, str]] = {
     "reset": "an RST was seen on the wire",
     "no-response": "nothing came back before the timeout",
     "port-unreach": "ICMP port unreachable",
-    "host-unreach": "ICMP host unreachable",
-    "net-unreach": "ICMP network unreachable, or ICMPv6 no route to destination",
+    "host-unreach": "ICMP host unreachable, ICMPv6 address unreachable, or a silent neighbour",
+    "net-unreach": "ICMP network unreachable",
+    "no-route": "ICMPv6 no route to destination",
     "proto-unreach": "ICMP protocol unreachable",
-    "addr-unreach": "ICMPv6 address unreachable",
+    "beyond-scope": "ICMPv6 beyond scope of source address",
+    "reject-route": "ICMPv6 reject route to destination",
     "admin-prohibited": "ICMP or ICMPv6: communication administratively prohibited",
     "host-prohibited": "ICMP: host administratively prohibited",
     "net-prohibited": "ICMP: network administratively prohibited",
     "dest-unreach": "ICMP destination unreachable with another code",
     "time-exceeded": "ICMP time exceeded on the way",
+    "param-problem": "ICMP or ICMPv6: parameter problem",
+    "no-route-from-here": "this machine has no route, or its link is down",
+    "forbidden-here": "this machine does not allow it: its firewall, or a broadcast address",
+    "connects-to-itself": "a connection reached only itself",
+    "name-not-resolved": "the name could not be resolved",
+    "out-of-descriptors": "this machine ran out of file descriptors",
+    "out-of-buffers": "this machine ran out of memory for sockets",
+    "out-of-local-ports": "this machine ran out of local ports",
     "local-error": "a socket call failed on this machine",
 }
 

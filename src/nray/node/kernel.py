@@ -57,7 +57,8 @@ def _open() -> socket.socket:
     except (AttributeError, OSError) as error:
         raise UserError(
             f"this machine does not tell its routes: {error}",
-            "scanning with SYNs needs Linux; a connect scan does not: --method connect",
+            "scanning with SYNs needs Linux's rtnetlink; scan by connecting instead (tcp method"
+            " connect, without --syn)",
         ) from error
     sock.settimeout(ANSWER_S)
     return sock

@@ -113,19 +113,24 @@ def _for_segments(routes: Routes, segments: Sequence[Segment]) -> Routes:
     wanted4 = ranges.merge(each for segment in segments for each in segment.ranges4)
     wanted6 = ranges.merge(each for segment in segments for each in segment.ranges6)
     missing = (routes.missing(4, wanted4), routes.missing(6, wanted6))
-    lost = ranges.count(missing[0]) + ranges.count(missing[1])
-    if lost:
-        words = _listed(missing)
-        if not named and lost == ranges.count(wanted4) + ranges.count(wanted6):
-            raise NoRoute(
-                f"this machine has no route to {words}: there is nothing that could be scanned",
-                "ip route get ADDRESS tells what the kernel makes of an address",
-            )
-        log.warning("no route to %s: probes to it count as errors", words)
+    unrouted = (routes.unrouted(4, wanted4), routes.unrouted(6, wanted6))
+    groups = tuple(map(ranges.subtract, missing, unrouted))
+    why = []
+    if any(unrouted):
+        why.append(f"no route to {_listed(unrouted)}")
+    if any(groups):
+        why.append(f"no host has the address {_listed(groups)} (broadcast or multicast)")
+    if why and not named and missing == (wanted4, wanted6):
+        raise NoRoute(
+            f"{', and '.join(why)}: there is nothing that could be scanned",
+            "ip route get ADDRESS tells what the kernel makes of an address",
+        )
+    for each in why:
+        log.warning("%s: probes to it count as errors", each)
     return routes if named else routes.narrowed(wanted4, wanted6)
 
 
-def _listed(missing: tuple[Ranges, Ranges]) -> str:
+def _listed(missing: Iterable[Ranges]) -> str:
     words: list[str] = []
     for width, part in zip((4, 16), missing, strict=True):
         for first, last in part:
@@ -262,12 +267,13 @@ class RawNet:
             self.news.set()
 
     def _move(self, key: Key) -> None:
-        """A gateway is another machine now, or has come up. Where two claim one address this
+        """A gateway is another machine now, or answers at last. Where two claim one address this
         would go on for ever: not more often than gateways are asked."""
         now = trio.current_time()
         if now - self._moved_at < AGAIN_S:
             return
         self._moved_at = now
         link = self.routes.links[key[0]].name
-        log.warning("gateway %s on %s has another MAC now", ip_address(key[1]), link)
+        what = "has another MAC now" if key in self._in_use else "answers now"
+        log.warning("gateway %s on %s %s", ip_address(key[1]), link, what)
         self.moved.set()

@@ -77,11 +77,13 @@ class Routes:
         links: every interface, by index.
         spans: by family, 4 and 6; sorted, none overlaps another.
         notes: what was left aside, a sentence each.
+        groups: by family: addresses that no host has, broadcast and multicast.
     """
 
     links: Mapping[int, netlink.Link]
     spans: Mapping[int, Sequence[Span]]
     notes: tuple[str, ...] = ()
+    groups: Mapping[int, Ranges] = field(default_factory=dict)
     _firsts: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, family: int, address: int) -> Way | None:
@@ -103,13 +105,17 @@ class Routes:
             ]
             for family, spans in self.spans.items()
         }
-        return Routes(self.links, spans, self.notes)
+        return Routes(self.links, spans, self.notes, self.groups)
 
     def missing(self, family: int, wanted: Ranges) -> Ranges:
         """What of these targets has no way."""
         return ranges.subtract(
             wanted, ranges.merge((span.first, span.last) for span in self.spans[family])
         )
+
+    def unrouted(self, family: int, wanted: Ranges) -> Ranges:
+        """What of these targets has no way, `groups` left out."""
+        return ranges.subtract(self.missing(family, wanted), self.groups.get(family, ()))
 
     def gateways(self) -> set[tuple[int, bytes, bytes]]:
         """(link, gateway, a source address) of gateways whose MACs are needed; one each."""
@@ -172,7 +178,11 @@ def routes_of(snapshot: Snapshot) -> Routes:
     links = {link.index: link for link in snapshot.links}
     loopback = next((link.index for link in snapshot.links if link.flags & netlink.IFF_LOOPBACK), 0)
     spans: dict[int, Sequence[Span]] = {}
+    groups: dict[int, Ranges] = {}
     for family in (4, 6):
+        groups[family] = ranges.merge(
+            [*_NEVER[family], *(_ends(each) for each in snapshot.routes if _is_group(each, family))]
+        )
         tables = _tables(snapshot.routes, family, loopback, links, notes)
         decided = _apply(snapshot.rules, tables, family, notes)
         sources = _Sources([each for each in snapshot.addresses if each.family == family])
@@ -185,7 +195,17 @@ def routes_of(snapshot: Snapshot) -> Routes:
                 for first, last, source in sources.of(low, high, choice)
             )
         )
-    return Routes(links, spans, tuple(dict.fromkeys(notes)))
+    return Routes(links, spans, tuple(dict.fromkeys(notes)), groups)
+
+
+def _is_group(route: Route, family: int) -> bool:
+    kinds = (netlink.RTN_BROADCAST, netlink.RTN_MULTICAST)
+    return route.family == family and route.kind in kinds
+
+
+def _ends(route: Route) -> Range:
+    """The first and the last address of a route."""
+    return route.first, route.first | ((1 << (8 * WIDTH[route.family] - route.prefix)) - 1)
 
 
 # ── flat from nested ────────────────────────────────────────────────────────────────────────
@@ -296,9 +316,8 @@ def _tables(
             best[key] = route
     tables: dict[int, list[_Line]] = {}
     for route in best.values():
-        last = route.first | ((1 << (8 * WIDTH[family] - route.prefix)) - 1)
         decided = _decided(route, loopback, links)
-        tables.setdefault(route.table, []).append((route.first, last, route.prefix, decided))
+        tables.setdefault(route.table, []).append((*_ends(route), route.prefix, decided))
     return tables
 
 

@@ -67,7 +67,9 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
             f"looking for hosts: {100.0 * searched / to_search:.1f} % done:"
             f" {searched:,} of {to_search:,} probes, {_plural(answers, 'answer')}"
         )
-        line = f"{looking}; {line}" if total else f"{looking}; {_plural(nodes, 'node')}"
+        line = (
+            f"{looking}; of those found {line}" if total else f"{looking}; {_plural(nodes, 'node')}"
+        )
     refused = sum(totals(scheduler, discovery).refused for discovery in (False, True))
     if refused:
         line += f"; {refused:,} refused by policies of nodes"
@@ -130,12 +132,14 @@ def summary_lines(
             f"{count:,} × {_WORDS.get(reason, reason)}" for reason, count in sorted(errors.items())
         )
         lines.append(f"not everything could be covered: {why}")
-        lines.append("  which: nray scan --show error, or states: [error] under an output")
+        # Events tell of ports, not of hosts that are looked for.
+        if any(pool.errors for pool in scheduler.pools):
+            lines.append("  which: nray scan --show error, or states: [error] under an output")
     if not scheduler.finished:
         if searched < to_search:
             missing = to_search - searched
-            lines.append(f"not finished: {missing:,} of {to_search:,} of discovery to do, then")
-            lines.append("  what it finds")
+            looking = f"{missing:,} of {to_search:,} of discovery to do"
+            lines.append(f"not finished: {looking}, then what it finds")
         else:
             lines.append(f"not finished: {total - probes:,} of {total:,} to do")
     return lines
