@@ -13,6 +13,7 @@ from nray.events.filters import compile_filter, compile_states
 from nray.events.model import EventMaker, decode, encode
 from nray.events.terminal import COLUMNS_MAX, line
 from nray.ledger.entries import REFUSED_BY, NodeSeen
+from nray.ledger.memory import MemoryLedger
 from nray.server import scheduler as module
 from nray.server.books import entries_of
 from nray.server.refusals import others
@@ -44,6 +45,13 @@ def begun(pools: int = 1) -> Scheduler:
     made.add_segment(SEGMENT)
     made.end_segments()
     return made
+
+
+def test_a_ledger_that_keeps_nothing_has_nothing_to_be_restored() -> None:
+    ledger = MemoryLedger(scan="s", segments=[(0, SEGMENT.pack())], ended=True, release=["sink"])
+    scheduler = begun()
+    restore(scheduler, ledger)
+    assert scheduler.pools[0].left == SEGMENT.probes
 
 
 def counts(opened: int, count: int = 64) -> tuple[int, ...]:

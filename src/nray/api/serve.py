@@ -405,6 +405,8 @@ def cursors_of(ledger: Ledger) -> Resume:
 
 def _announce(config: Config, made: Plan, listeners: Sequence[trio.SocketListener]) -> None:
     """Say what is served, where, and to whom."""
+    from nray.server.summary import plural
+
     if not config.tls.enabled:
         how = "without TLS"
     elif config.tls.force_client_auth:
@@ -414,9 +416,11 @@ def _announce(config: Config, made: Plan, listeners: Sequence[trio.SocketListene
     where = ", ".join(sorted({_name(listener) for listener in listeners}))
     log.info("listening on %s (%s); waiting for nodes", where, how)
     log.info(
-        "%s probes: %s hosts, %s ports%s%s; seed %d",
-        *(f"{number:,}" for number in (made.probes, made.hosts, made.ports)),
-        f", {made.excluded:,} hosts excluded" if made.excluded else "",
+        "%s: %s, %s%s%s; seed %d",
+        plural(made.probes, "probe"),
+        plural(made.hosts, "host"),
+        plural(made.ports, "port"),
+        f", {plural(made.excluded, 'host')} excluded" if made.excluded else "",
         f", in each of {config.pools} pools" if config.pools > 1 else "",
         made.seed,
     )

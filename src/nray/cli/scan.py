@@ -462,9 +462,11 @@ def _list(made: Plan, *, totals: bool) -> int:
             print(f"discovery {made.searches}")
         return 0
     if made.searches:
+        from nray.server.summary import plural
+
         print(
-            f"this is how hosts are looked for first; then {made.ports} ports of each that is"
-            f" found, {made.probes} probes at most",
+            f"this is how hosts are looked for first; then {plural(made.ports, 'port')} of each"
+            f" that is found, {plural(made.probes, 'probe')} at most",
             file=sys.stderr,
         )
     try:

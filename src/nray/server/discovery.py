@@ -16,6 +16,7 @@ from nray.ledger.entries import Hits
 from nray.ledger.ledger import Ledger
 from nray.server.books import Books
 from nray.server.scheduler import Scheduler, Taken
+from nray.server.summary import plural
 from nray.targets.discovery import Found, following, unfollowed
 from nray.targets.segment import Segment
 
@@ -96,10 +97,10 @@ class Search:
     def _appended(self, made: Sequence[Segment], ended: bool) -> None:
         for each in made:
             log.info(
-                "%s: %s hosts, %s probes",
+                "%s: %s, %s",
                 "still looking for" if each.search else "found",
-                f"{each.hosts:,}",
-                f"{each.probes:,}",
+                plural(each.hosts, "host"),
+                plural(each.probes, "probe"),
             )
             self._scheduler.add_segment(each, discovery=bool(each.search))
         if ended:

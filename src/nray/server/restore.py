@@ -35,16 +35,16 @@ def restore(scheduler: Scheduler, ledger: Account) -> None:
                 ledger.hits(pool.number, discovery),
                 discovery=discovery,
             )
-    _restore_tarpits(scheduler, ledger)
+    _restore_tarpits(scheduler, ledger, written)
 
 
-def _restore_tarpits(scheduler: Scheduler, ledger: Account) -> None:
+def _restore_tarpits(scheduler: Scheduler, ledger: Account, written: set[int]) -> None:
     """Have the hosts remembered that were told of because every port answers.
 
     The journal is read from its beginning only where an ended slice has withheld something of
     such a host; those told of by slices that have not ended are among the open hits.
     """
-    pools = {pool.number: pool for pool in scheduler.pools}
+    pools = {pool.number: pool for pool in scheduler.pools if pool.number in written}
     if not any(pool.errors.get(WITHHELD) for pool in pools.values()):
         for pool in pools.values():
             for segment in (n for n, each in pool.segments.items() if not each.discovery):

@@ -58,17 +58,17 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
     share = 100.0 * done / total if total else 100.0
     line = (
         f"{share:.1f} % done: {done:,} of {total:,} probes, {total - done:,} to do; "
-        f"{_plural(nodes, 'node')}, {_plural(hits, 'hit')}"
+        f"{plural(nodes, 'node')}, {plural(hits, 'hit')}"
     )
     searched, to_search = standing(scheduler, discovery=True)
     if searched < to_search:
         answers = sum(pool.discovery.hits for pool in scheduler.pools)
         looking = (
             f"looking for hosts: {100.0 * searched / to_search:.1f} % done:"
-            f" {searched:,} of {to_search:,} probes, {_plural(answers, 'answer')}"
+            f" {searched:,} of {to_search:,} probes, {plural(answers, 'answer')}"
         )
         line = (
-            f"{looking}; of those found {line}" if total else f"{looking}; {_plural(nodes, 'node')}"
+            f"{looking}; of those found {line}" if total else f"{looking}; {plural(nodes, 'node')}"
         )
     refused = sum(totals(scheduler, discovery).refused for discovery in (False, True))
     if refused:
@@ -83,7 +83,7 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
 
 def found(scheduler: Scheduler) -> str:
     """How many probes there were and how they ended, in one line."""
-    probes = _plural(standing(scheduler)[0], "probe")
+    probes = plural(standing(scheduler)[0], "probe")
     return f"{probes}, {_states(totals(scheduler), _withheld(scheduler))}"
 
 
@@ -99,7 +99,7 @@ def summary_lines(
     tally = totals(scheduler)
     probes, total = standing(scheduler)
     searched, to_search = standing(scheduler, discovery=True)
-    words = _plural(probes, "probe")
+    words = plural(probes, "probe")
     if to_search:
         words += f" and {searched:,} of discovery"
     withheld = _withheld(scheduler)
@@ -110,13 +110,13 @@ def summary_lines(
     if to_search:
         lines.append(_found(segments, searched < to_search))
     if tally.addresses:
-        lines.append(f"{_plural(tally.addresses, 'more probe')} for further addresses of names")
+        lines.append(f"{plural(tally.addresses, 'more probe')} for further addresses of names")
     if withheld:
         hosts = len(set[bytes]().union(*(pool.tarpits for pool in scheduler.pools)))
         answer = "answers" if hosts == 1 else "answer"
         lines.append(
-            f"{_plural(hosts, 'host')} {answer} on every port (tarpit or SYN proxy):"
-            f" {_plural(withheld, 'finding')} withheld"
+            f"{plural(hosts, 'host')} {answer} on every port (tarpit or SYN proxy):"
+            f" {plural(withheld, 'finding')} withheld"
         )
         lines.append("  all of them: nray scan --keep-tarpits, or scannerconfig.tcp.keepTarpits")
     errors: dict[str, int] = {}
@@ -125,7 +125,7 @@ def summary_lines(
             for reason, count in sums.errors.items():
                 errors[reason] = errors.get(reason, 0) + count
     for name, count in sorted(by_node(errors).items()):
-        lines.append(f"{_plural(count, 'probe')} refused by the policy of node {name}: not covered")
+        lines.append(f"{plural(count, 'probe')} refused by the policy of node {name}: not covered")
     errors = others(errors)
     if errors:
         why = ", ".join(
@@ -149,7 +149,7 @@ def _found(segments: Iterable[Segment], unfinished: bool) -> str:
     """How many hosts were looked for, and how many of them there are."""
     looked_for, there = searched_hosts(segments)
     so_far = " so far" if unfinished else ""
-    return f"{_plural(looked_for, 'host')} looked for, {there:,} up{so_far}; no others were scanned"
+    return f"{plural(looked_for, 'host')} looked for, {there:,} up{so_far}; no others were scanned"
 
 
 def _withheld(scheduler: Scheduler) -> int:
@@ -186,5 +186,6 @@ def _time(probes: int, seconds: float) -> str:
     return f"{took} ({probes / seconds:,.0f} a second)"
 
 
-def _plural(count: int, word: str) -> str:
+def plural(count: int, word: str) -> str:
+    """So many of something, in English."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
