@@ -36,6 +36,7 @@ from nray.server.books import Books, open_books
 from nray.server.door import Doorman
 from nray.server.scheduler import Tally
 from nray.server.server import Server, ServerOptions
+from nray.targets.discovery import unfollowed
 from nray.targets.plan import plan
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel
@@ -540,7 +541,7 @@ async def books_over(
 
 def ledger_of(segments: Sequence[Segment]) -> MemoryLedger:
     packed = [(segment.id, segment.pack()) for segment in segments]
-    return MemoryLedger(scan="scan", segments=packed, ended=True)
+    return MemoryLedger(scan="scan", segments=packed, ended=not unfollowed(segments))
 
 
 async def serve(
@@ -618,6 +619,9 @@ class FakeForkServer:
 
     def set_rate(self, per_second: float) -> None:
         self.rate = per_second
+
+    def bucket(self) -> None:
+        """There is none: whoever finds a rate has to be replaced, too."""
 
     def ended(self) -> dict[int, str]:
         return {}

@@ -7,7 +7,9 @@ is in the message, and ``python -m tests.fuzz --replay FILE`` shows it again.
 from __future__ import annotations
 
 import random
+from typing import get_args
 
+import msgspec
 import pytest
 
 from fuzz import __main__ as program
@@ -20,8 +22,26 @@ from fuzz.mutate import Mutator
 from fuzz.plants import PLANTS, planted
 from fuzz.record import recorded
 from fuzz.stage import set_up
-from nray.wire.errors import Reason
-from nray.wire.messages import Ask, Bye, Heartbeat, Report, Stop, Welcome
+from fuzz.worlds import unlike_defaults
+from nray import _core
+from nray.targets.findings import TARPIT_NUMBER, WITHHELD
+from nray.targets.segment import SEARCH_HOSTS, SEARCH_NEAR, SEARCH_NONE, Segment
+from nray.wire.errors import PeerFault, Reason
+from nray.wire.framing import HEADER_BYTES, decode_node_message, decode_server_message
+from nray.wire.messages import (
+    Ask,
+    Bye,
+    Heartbeat,
+    Message,
+    NodeMessage,
+    Registered,
+    Report,
+    ServerMessage,
+    Settings,
+    Stop,
+    Welcome,
+)
+from nray.wire.messages import Segment as SegmentMessage
 
 #: Changed frames of every session of tests, and the seed they are drawn from.
 FRAMES = 1_000
@@ -66,6 +86,53 @@ def test_sessions_that_were_recorded_are_honest():
         if case.end == SERVER:
             assert desk.play(case, strict=True).frames > 15
     assert any(desk.play(case).endings == [None] for case in cases if case.end == NODE)
+
+
+def test_all_that_can_be_said_is_said():
+    """Else it would not be mutated: a field that is left out of the honest sessions."""
+    other = unlike_defaults()
+    assert not [
+        each.name
+        for each in msgspec.structs.fields(Settings)
+        if getattr(other, each.name) in (each.default, None)
+        or (isinstance(getattr(other, each.name), tuple | dict) and not getattr(other, each.name))
+    ]
+    said = [decode(frame) for case in recorded() for line in case.lines for frame in line]
+    assert {type(each) for each in said} == {*get_args(ServerMessage), *get_args(NodeMessage)}
+    led = [each.settings for each in said if isinstance(each, Registered)]
+    assert {(each.tcp_method, each.pings) for each in led if each.udp_checks} == {
+        ("connect", True), ("syn", True), ("syn", False),
+    }  # fmt: skip
+    segments = [Segment.unpack(each.body) for each in said if isinstance(each, SegmentMessage)]
+    assert {each.search for each in segments} >= {SEARCH_NONE, SEARCH_HOSTS, SEARCH_NEAR}
+    assert any(each.after >= 0 and not each.search for each in segments)
+    reports = [each for each in said if isinstance(each, Report)]
+    assert any(TARPIT_NUMBER in each.hits[30::32] for each in reports)
+    assert any(WITHHELD in each.errors for each in reports)
+
+
+def decode(frame: bytes) -> Message:
+    try:
+        return decode_server_message(frame[HEADER_BYTES:])
+    except PeerFault:
+        return decode_node_message(frame[HEADER_BYTES:])
+
+
+def test_a_node_s_parts_are_told_all_that_its_worker_makes_engines_of():
+    """The worker's own code makes them; here, that both kinds are made and get slices."""
+    made = set()
+
+    def hear(self: desk._Hired, message: object) -> None:
+        heard(self, message)
+        made.update(type(each) for each in self._engines() if each.slices_open)
+
+    heard = desk._Hired.hear
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk._Hired, "hear", hear)
+        for case in recorded():
+            if case.end == NODE:
+                desk.play(case)
+    assert made == {_core.Engine, _core.RawEngine}
 
 
 def test_a_run_is_its_seed():

@@ -7,8 +7,10 @@ one of the laws, so that one talk can try many bad frames in one state.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -17,12 +19,15 @@ import msgspec
 
 from nray import _core
 from nray.node import bounds, client, orders
+from nray.node.supervisor import RAW_KEY_BYTES
 from nray.server import scheduler as scheduling
 from nray.server import server as serving
 from nray.server.books import entries_of
+from nray.server.discovery import Search
 from nray.server.sessions import Session, Sessions
 from nray.targets import findings
-from nray.targets.segment import Segment
+from nray.targets.ports import ICMP, UDP
+from nray.targets.segment import SEARCH_LINK, SEARCH_NEAR, SEARCH_NONE, Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.framing import HEADER_BYTES, FrameReader, encode_frame
 from nray.wire.messages import (
@@ -47,6 +52,7 @@ from nray.wire.messages import (
 from nray.wire.messages import Segment as SegmentMessage
 from nray.wire.states import End, NodeEnd, ServerEnd, State
 from nray.worker import protocol
+from nray.worker.main import Worker
 
 from .case import SERVER, Case, Moved
 from .laws import Breach, Talk, check_fault, feature
@@ -104,6 +110,7 @@ def play(case: Case, known: frozenset[bytes] = frozenset(), *, strict: bool = Fa
     desk = ServerDesk(case) if case.end == SERVER else NodeDesk()
     for number, line in enumerate(case.lines):
         talk = desk.line()
+        talk.strict = strict
         ending: str | None = None
         for at, frame in enumerate(line):
             if talk.over:
@@ -118,8 +125,6 @@ def play(case: Case, known: frozenset[bytes] = frozenset(), *, strict: bool = Fa
                 outcome.features.setdefault(seen, (number, at))
                 if strict:
                     talk.over = True
-            if strict and talk.left:
-                talk.over = True
             step = ("talk", talk.log.letters[-3:], talk.end.state.value)
             outcome.features.setdefault(step, (number, at))
         talk.hang_up(ending)
@@ -134,6 +139,8 @@ class Line:
         self.end = end
         self.log = Talk()
         self.over = False
+        #: It ends where a real end would: here, at a goodbye, whatever came with it.
+        self.strict = False
         #: It has said Bye: nothing more is made of what it says.
         self.left = False
         self.session: Session | None = None
@@ -175,6 +182,7 @@ class Line:
                     except PeerFault as fault:  # it was in order, but cannot be true
                         self.over = True
                         faults.append(fault)
+                    self.over |= self.strict and self.left
             if not self.over:
                 self._look()
         return faults
@@ -227,18 +235,39 @@ class _ServerLine(Line):
         self._desk.hang_up(self, ending)
 
 
+class _Books:
+    """Books in which everything is durable at once."""
+
+    def __init__(self) -> None:
+        self.ledger = self
+        self.segments_ended = False
+
+    def read(self, after: int, most: int) -> list[Any]:
+        return []
+
+    def submit(self, entries: Sequence[Any], then: Callable[[], None] | None = None) -> None:
+        if then is not None:
+            then()
+
+    def append(self, made: Sequence[Segment], *, ended: bool, then: Callable[[], None]) -> None:
+        then()
+
+
 class ServerDesk:
     """What `nray.server.server.Server` does with what it is told."""
 
     def __init__(self, case: Case) -> None:
-        world = worlds()[case.world]
+        self._world = world = worlds()[case.world]
         self._segments = {segment.id: segment for segment in world.segments}
         self._scheduler = scheduling.Scheduler(
             pools=world.pools, slice_most=SLICE, generation=GENERATION
         )
         for segment in world.segments:
-            self._scheduler.add_segment(segment)
-        self._scheduler.end_segments()
+            self._scheduler.add_segment(segment, discovery=bool(segment.search))
+        books: Any = _Books()
+        self._search = Search(world.segments, self._scheduler, books, self._added)
+        self._search.begin()
+        self._lines: list[Line] = []
         self._granted: dict[int, int] = {}
         self._sessions = Sessions(
             self._scheduler,
@@ -250,8 +279,17 @@ class ServerDesk:
     def line(self) -> Line:
         """A new connection."""
         line = _ServerLine(self)
+        self._lines.append(line)
         line.say(Welcome(PROTOCOL_VERSION, "0"))
         return line
+
+    def _added(self, segments: Sequence[Segment]) -> None:
+        """More to be scanned, which nodes that wait get at once."""
+        for segment in segments:
+            self._segments[segment.id] = segment
+        for line in self._lines:
+            if line.session is not None and not line.left:
+                self._lease(line)
 
     def take(self, line: Line, message: Any) -> None:
         """A message that was in order."""
@@ -272,7 +310,10 @@ class ServerDesk:
                 line.left = True
 
     def _register(self, line: Line, message: Register) -> None:
-        if Settings().tcp_method not in message.methods:
+        needed = {self._world.settings.tcp_method}
+        if self._world.searched:
+            needed.add("discovery")
+        if not needed <= set(message.methods):
             raise PeerFault(Reason.NOT_ALLOWED, "it cannot scan as asked")
         if self._sessions.duplicate(message) is not None:
             raise PeerFault(Reason.DUPLICATE_MACHINE, "there is one already")
@@ -280,7 +321,11 @@ class ServerDesk:
         session.channel = line  # type: ignore[assignment]
         session.policy = message.policy
         line.session = session
-        line.say(Registered(session.node.node_id, session.node.pool, 0, 5.0, Settings(), "scan"))
+        line.say(
+            Registered(
+                session.node.node_id, session.node.pool, 0, 5.0, self._world.settings, "scan"
+            )
+        )
 
     def _lease(self, line: Line) -> None:
         assert line.session is not None
@@ -294,6 +339,7 @@ class ServerDesk:
     def _report(self, line: Line, report: Report) -> None:
         session = line.session
         assert session is not None
+        found = None
         try:
             segment = self._scheduler.place(report.lease, session.node)
             if segment is not None:
@@ -305,6 +351,7 @@ class ServerDesk:
                 )
                 if taken is not None:
                     entries_of(taken, counts, errors, session.number)
+                    found = taken
         except (scheduling.FaultyReport, ValueError) as error:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         if segment is not None:
@@ -314,9 +361,12 @@ class ServerDesk:
             if report.done and sum(states) + refused != self._granted[report.lease] + addresses:
                 raise Breach(f"{report.counts} of {self._granted[report.lease]} probes were taken")
         line.say(Ack(report.report))
+        if found is not None:
+            self._search.take(found)
 
     def hang_up(self, line: Line, ending: str | None) -> None:
         """A line is over."""
+        self._lines.remove(line)
         if ending is not None and line.end.state is not State.CLOSED:
             line.say(Refused(ending, "for what was said"))
         session = line.session
@@ -337,10 +387,16 @@ class NodeDesk:
     """What `nray.node.client.Node`, its supervisor and a worker do with what they are told."""
 
     def __init__(self) -> None:
-        self._segments = bounds.Segments()
-        self._made: dict[int, tuple[Segment, _core.Space, _core.Exclusions]] = {}
         self._report = 1
-        self._engine: _core.Engine
+        self._led: str | None = None
+        self._begin(Settings())
+
+    def _begin(self, settings: Settings) -> None:
+        """Forget what there was of another scan."""
+        self._settings = settings
+        self._segments = bounds.Segments()
+        self._made: dict[int, Segment] = {}
+        self._worker = _Hired()
         self._queued = 0
 
     def line(self) -> Line:
@@ -356,13 +412,20 @@ class NodeDesk:
                 )
             case Registered():
                 client.check_settings(message.settings)
-                self._engine = _configure(message)
-                self._queued = 0
+                if message.scan != self._led:
+                    self._led = message.scan
+                    self._begin(message.settings)
+                    self._worker.hear(_configure(message))
                 line.say(Ask(ASK))
             case SegmentMessage(number, body):
                 if number not in self._segments:
-                    segment = self._segments.add(number, body)
-                    self._made[number] = (segment, *_as_worker(segment))
+                    segment = self._made[number] = self._segments.add(number, body)
+                    _check_stages(segment)
+                    raw = orders.goes_raw(self._settings, segment)
+                    self._worker.hear(orders.space(segment, raw=raw))
+                    space, _ = self._worker.space(number)
+                    if space.total != segment.probes:
+                        raise Breach(f"{space.total} probes; the segment has {segment.probes}")
             case Lease():
                 self._segments.check(message)
                 if line.end.state in (State.ACTIVE, State.DRAINING):
@@ -378,8 +441,9 @@ class NodeDesk:
 
     def _scan(self, line: Line, lease: Lease) -> None:
         """Find something at the first position of a slice, and say so."""
-        segment, space, exclusions = self._made[lease.segment]
-        self._queue(segment, space, exclusions, lease)
+        segment = self._made[lease.segment]
+        space, exclusions = self._worker.space(lease.segment)
+        self._queue(segment, lease)
         for position in (lease.start, lease.start + lease.count - 1):
             if space.position(space.index(position)) != position:
                 raise Breach(f"position {position} is not where its index is")
@@ -402,29 +466,60 @@ class NodeDesk:
         if line.end.credit == 0:
             line.say(Ask(ASK))
 
-    def _queue(
-        self, segment: Segment, space: _core.Space, exclusions: _core.Exclusions, lease: Lease
-    ) -> None:
+    def _queue(self, segment: Segment, lease: Lease) -> None:
         """Give a slice to an engine that is never run."""
         if self._queued == QUEUED_MAX:
             return
         self._queued += 1
+        count, found = lease.count, None
         if segment.names:
-            most = min(lease.count, LISTED)
-            where = map(space.at, range(lease.start, lease.start + most))
+            count = min(count, LISTED)
+            where = map(segment.space.at, range(lease.start, lease.start + count))
             found = {index: [bytes(4)] for family, index, _, _ in where if family == 0}
-            self._engine.add_names(lease.lease, lease.start, most, space, exclusions, found)
-        else:
-            self._engine.add_slice(lease.lease, lease.start, lease.count, space, exclusions)
+        self._worker.hear(protocol.Slice(lease.lease, lease.segment, lease.start, count, found))
 
 
-def _configure(message: Registered) -> _core.Engine:
-    """What the workers are told, and an engine that takes it."""
+def _check_stages(segment: Segment) -> None:
+    """What is done with hosts makes sense, whoever asks for it."""
+    stages = [(segment.search, segment.ports), *segment.then]
+    for search, ports in stages:
+        kinds = {kind for kind, _ in ports}
+        if not kinds or (ICMP if search == SEARCH_NONE else UDP) in kinds:
+            raise Breach(f"a search {search} by {sorted(kinds)}")
+        if search in (SEARCH_NEAR, SEARCH_LINK) and kinds != {ICMP}:
+            raise Breach(f"the local link is searched by {sorted(kinds)}")
+    if [search == SEARCH_NONE for search, _ in stages].index(True) != len(stages) - 1:
+        raise Breach("a search that leads to nothing")
+    if not -1 <= segment.after < segment.id or len(stages) > 4:
+        raise Breach(f"segment {segment.id} after {segment.after}, {len(stages)} stages")
+
+
+class _Hired(Worker):
+    """A worker that takes what it is told, through its socket's code, and never sends a probe."""
+
+    def __init__(self) -> None:
+        super().__init__(_control(), _bucket())
+
+    def hear(self, message: protocol.ToWorker) -> None:
+        for each in self._unpacker.feed(protocol.pack(message)):
+            self._handle(each)  # type: ignore[arg-type]
+
+    def space(self, segment: int) -> tuple[_core.Space, _core.Exclusions]:
+        space, exclusions, _ = self._spaces[segment]
+        return space, exclusions
+
+
+def _configure(message: Registered) -> protocol.Configure:
+    """What the workers are told, with packets of their own where these are needed: but as there is
+    no way out, without a socket."""
     beat = client.heartbeat(message.heartbeat_s)
     if not 0.02 <= beat <= 86_400:
         raise Breach(f"a heartbeat each {beat} s")
-    told = orders.configure(message.settings, 0, 2)
-    (told,) = protocol.Unpacker(at_worker=True).feed(protocol.pack(told))  # type: ignore[assignment]
+    settings = message.settings
+    raw = None
+    if orders.needs_raw(settings):
+        raw = orders.raw(settings, 0, 2, bytes(RAW_KEY_BYTES), [], [])
+    told = orders.configure(settings, 0, 2, raw=raw)
     if not 0 <= told.window < 2**31:
         raise Breach(f"a window of {told.window}")
     if not (0 < told.tcp_timeout_s < 2**31 and 0 < told.udp_timeout_s < 2**31):
@@ -433,17 +528,25 @@ def _configure(message: Registered) -> _core.Engine:
         raise Breach(f"states {told.states}")
     if any(len(each) > 1400 for each in (told.payload, *told.payloads.values())):
         raise Breach("a payload larger than a packet")
-    return _core.Engine(
-        _bucket(),
-        window=told.window,
-        tcp_timeout_s=told.tcp_timeout_s,
-        udp_timeout_s=told.udp_timeout_s,
-        states=told.states,
-        payload=told.payload,
-        payloads=told.payloads,
-        udp_fast=told.udp_fast,
-        adaptive=told.adaptive,
-    )
+    further = [payload for each in told.further.values() for payload, _ in each]
+    if any(len(each) > 1400 for each in further) or any(len(e) > 7 for e in told.further.values()):
+        raise Breach("further payloads larger than a packet, or too many")
+    if not all(math.isfinite(each) and each >= 0 for each in (told.host_rate, told.network_rate)):
+        raise Breach(f"caps of {told.host_rate} and {told.network_rate}")
+    if raw is not None and not 0 <= raw.retries <= 10:
+        raise Breach(f"{raw.retries} retries")
+    return told
+
+
+@cache
+def _control() -> socket.socket:
+    """The node's end of it hears nothing, for nothing is said."""
+    ours, theirs = socket.socketpair()
+    _kept.append(ours)
+    return theirs
+
+
+_kept: list[socket.socket] = []
 
 
 @cache
@@ -452,17 +555,3 @@ def _bucket() -> _core.Bucket:
     descriptor = os.memfd_create("fuzz")
     os.ftruncate(descriptor, _core.Bucket.BYTES)
     return _core.Bucket(descriptor)
-
-
-def _as_worker(segment: Segment) -> tuple[_core.Space, _core.Exclusions]:
-    """A segment's way through a worker's socket into its core."""
-    told = orders.space(segment)
-    heard = next(iter(protocol.Unpacker(at_worker=True).feed(protocol.pack(told))))
-    assert isinstance(heard, protocol.Space)
-    pairs = protocol.range_pairs
-    space = _core.Space(
-        pairs(heard.ranges4, 4), pairs(heard.ranges6, 16), heard.names, heard.ports, heard.key
-    )
-    if space.total != segment.probes:
-        raise Breach(f"a space of {space.total} probes; its segment has {segment.probes}")
-    return space, _core.Exclusions(pairs(heard.excluded4, 4), pairs(heard.excluded6, 16))

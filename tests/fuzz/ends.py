@@ -15,6 +15,7 @@ import trio.testing
 
 from fakes import FakeForkServer, Line, MemoryListener, MemoryNode, Served, serve
 from nray.node.client import ServerRefuses
+from nray.node.orders import DISCOVERY, METHODS
 from nray.wire.errors import PeerFault
 from nray.wire.framing import SERVER_FRAME_BYTES_MAX, FrameReader, decode_server_message
 from nray.wire.messages import Ack, Ask, Heartbeat, Lease, Refused, ServerMessage
@@ -142,6 +143,7 @@ async def _attack_server(case: Case, ended: Ended) -> None:
             pools=world.pools,
             node_expiry_s=EXPIRY_S,
             several_per_machine=not case.alone,
+            settings=world.settings,
         )
         peers = []
 
@@ -176,7 +178,8 @@ async def _attack_server(case: Case, ended: Ended) -> None:
 async def _serves_on(served: Served) -> None:
     """An honest node is still welcome, gets work, and its report is acknowledged."""
     with trio.move_on_after(HONEST_S) as scope:
-        peer = await served.peer("honest", instance="honest", machine_id="honest")
+        methods = (*METHODS, DISCOVERY)
+        peer = await served.peer("honest", instance="honest", machine_id="honest", methods=methods)
         await peer.channel.send(Ask(1))
         lease = await _hear(peer, Lease)
         number = await peer.report(lease)

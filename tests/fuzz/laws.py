@@ -31,6 +31,7 @@ _LETTERS: Final = {
 }  # fmt: skip
 _GRAMMAR: Final = re.compile(r"(W(g(R[SLAUkph]*(X[AUkph]*)?(b[SLAUX]*)?)?)?)?F?", re.ASCII)
 _TEXT_CHARS: Final = {"name": 32}
+_ITEMS: Final = {"states": 16, "methods": 16, "udp_checks": 96, "udp_further": 96}
 _BYTES: Final = {"hits": 917_504, "body": 16_776_192, "udp_payload": 65_507}
 
 
@@ -99,7 +100,7 @@ def _bounds(path: str, value: Any, key: str) -> None:
             if len(value) > _BYTES.get(key, 65_507):
                 raise Breach(f"{path} has {len(value)} bytes")
         case list() | tuple():
-            if len(value) > 4096:
+            if len(value) > _ITEMS.get(path.split(".")[-2] if key.isdecimal() else key, 4096):
                 raise Breach(f"{path} has {len(value)} items")
             for each in value:
                 _bounds(path, each, key)

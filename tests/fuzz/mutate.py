@@ -10,14 +10,18 @@ import random
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from nray import _core
+from nray.node.orders import DISCOVERY, METHODS
+from nray.targets.findings import TARPIT_NUMBER
 from nray.wire.framing import (
     GREETING_BYTES_MAX,
     HEADER_BYTES,
     NODE_FRAME_BYTES_MAX,
     SERVER_FRAME_BYTES_MAX,
 )
+from nray.wire.messages import Environment, NodeMessage, ServerMessage, Settings
 
 from .case import NODE, SERVER, Case, Moved, frame
 from .tree import Pairs, Raw, head_of, read, write
@@ -53,13 +57,16 @@ _TEXTS: Final = (
     "x" * 32, "x" * 33,
     "x" * 256, "x" * 257, "x" * 5000, "\u202e", "%s%n{0}", "refused-by:", "welcome", "register",
 )  # fmt: skip
+_MESSAGES: Final = (*get_args(ServerMessage), *get_args(NodeMessage))
+_TAGS: Final = tuple(str(each.__struct_config__.tag) for each in _MESSAGES)
 _WORDS: Final = (
-    "type", "welcome", "refused", "registered", "segment", "lease", "ack", "pulse", "stop",
-    "register", "ask", "report", "heartbeat", "bye", "protocol", "leases", "hits", "done", "counts",
-    "errors", "detail", "body", "start", "count", "settings", "states", "udp_payloads", "instance",
-    "environment", "name", "policy", "scan", "heartbeat_s", "unknown", "sent", "pause",
-    "open", "closed", "filtered", "open|filtered", "error",
-)  # fmt: skip
+    *("type", *_TAGS, "unknown", *_core.STATES, *METHODS, DISCOVERY, _core.WITHHELD),
+    *dict.fromkeys(
+        name for each in (*_MESSAGES, Settings, Environment) for name in each.__struct_fields__
+    ),
+)
+#: The reasons that have a meaning of their own, and the first that there are none of.
+_REASONS: Final = (0, 1, TARPIT_NUMBER, len(_core.REASONS) - 1, len(_core.REASONS), 255)
 _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _NESTED: Final = (Pairs, list)
 _KINDS: Final = ("map", "array", "str", "bin")
@@ -292,7 +299,8 @@ class Mutator:
         chance = draw.random()
         if len(old) >= _HIT and len(old) % _HIT == 0 and chance < 0.6:
             return self._hits(old)
-        if len(old) > 8 and old[0] == 0x9B and chance < 0.85:  # a packed segment
+        # A packed segment: plain, or with what discovery needs.
+        if len(old) > 8 and old[0] in (0x9B, 0x95) and chance < 0.85:
             tree = read(old)
             if tree is not None:
                 for _ in range(draw.randint(1, 3)):
@@ -309,6 +317,7 @@ class Mutator:
                 old.decode("latin-1"),
                 struct.pack(">II", *sorted(draw.choices((0, 1, 2**31, 2**32 - 1), k=2))),
                 draw.choice((b"\0", b"\xff")) * draw.choice((2, 4, 8, 16, 32, 64)),
+                bytes(16) + b"\xff" * 16,  # all of IPv6
             )
         )
 
@@ -330,7 +339,7 @@ class Mutator:
             case 3:
                 out[at + 29] = draw.choice((0, 1, 5, 6, 255))
             case 4:
-                out[at + 30] = draw.choice((0, 1, 26, 27, 255))
+                out[at + 30] = draw.choice(_REASONS)
             case 5:
                 out[at:at] = out[at : at + _HIT]
             case 6:
@@ -377,7 +386,7 @@ class Mutator:
             case 4 if pairs:
                 for pair in pairs:
                     if pair[0] == "type":
-                        pair[1] = draw.choice(_WORDS[1:14])
+                        pair[1] = draw.choice(_TAGS)
             case 5 if pairs:
                 draw.choice(pairs)[0] = draw.choice(_WORDS)
             case 6:

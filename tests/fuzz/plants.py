@@ -166,6 +166,7 @@ PLANTS: Final[dict[str, Callable[[], Sequence[Change]]]] = {
     # a node
     "settings-unchecked": lambda: [(client, "check_settings", _nothing)],
     "segments-unchecked": lambda: [(segment.Segment, "_check", _nothing)],
+    "searches-unchecked": lambda: [(segment.Segment, "_check_search", _nothing)],
     "leases-unchecked": lambda: [(bounds.Segments, "check", _nothing)],
     "segment-enumerated": _enumerate,
     "lease-walked-through": _spin,

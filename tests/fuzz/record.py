@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -23,20 +23,16 @@ from fakes import (
     until,
 )
 from nray.node.policy import Policy
-from nray.wire.messages import Settings
+from nray.targets.findings import TARPIT_NUMBER, WITHHELD
+from nray.targets.segment import Segment
 from nray.worker import protocol
 
 from .case import NODE, SERVER, Case, frames_in
 from .stage import run, set_up
-from .worlds import SLICE, World, worlds
+from .worlds import SLICE, unlike_defaults, worlds
 
 #: Frames that are kept of a talk: enough for every state, few enough to be quick.
 FRAMES_KEPT: Final = 40
-
-#: A payload, a rate and states: settings that are not all defaults.
-SETTINGS: Final = Settings(
-    workers=100, ratelimit=1e6, udp_payloads={53: b"\0\1", 161: b"x"}, states=("closed", "filtered")
-)
 
 
 class _Tap(Line):
@@ -68,9 +64,8 @@ class _TappedListener(MemoryListener):
         return tap
 
 
-def _finds(world: World, each_s: float = 0.01) -> Behaviour:
-    """Every 16th position is open, told in two parts."""
-    known = {segment.id: segment for segment in world.segments}
+def _finds(known: Mapping[int, Segment], each_s: float = 0.01) -> Behaviour:
+    """Every 16th position is open, told in two parts; of ports, every 64th is that of a tarpit."""
 
     async def behave(worker: FakeWorker, work: protocol.Slice) -> None:
         await trio.sleep(each_s)
@@ -81,13 +76,26 @@ def _finds(world: World, each_s: float = 0.01) -> Behaviour:
             for position in range(work.start, work.start + work.count)
             if position % 16 == 0
         ]
+        tarpits = 0 if segment.search else sum(map(_is_tarpit, found))
+        if tarpits:
+            found = [_tarpit(each) if _is_tarpit(each) else each for each in found]
         if len(found) > 1:
             await worker.found(work, found[0], done=False)
         errors = {"out-of-descriptors": 3, "local-error": 1} if work.start % 128 == 0 else {}
+        if tarpits:
+            errors |= {WITHHELD: tarpits}
         counts = (len(found), work.count - len(found), 0, 0, 0, 0, 0, 0, 0)
         await worker.found(work, b"".join(found), counts=counts, errors=errors)
 
     return behave
+
+
+def _is_tarpit(record: bytes) -> bool:
+    return int.from_bytes(record[:8], "little") % 64 == 0
+
+
+def _tarpit(record: bytes) -> bytes:
+    return record[:30] + bytes([TARPIT_NUMBER]) + record[31:]
 
 
 Scene = Callable[[trio.Nursery, Served, MemoryNode], Awaitable[None]]
@@ -150,9 +158,9 @@ def _record(
                 listener=listener,
                 slice_most=SLICE,
                 pools=world.pools,
-                **(server_changes or {}),
+                **{"settings": world.settings, **(server_changes or {})},
             )
-            office = FakeForkServer(nursery, _finds(world, each_s))
+            office = FakeForkServer(nursery, _finds(served.server._segments, each_s))
             node = MemoryNode(listener, office, **(node_changes or {}))
             nursery.start_soon(node.run)
             await scene(nursery, served, node)
@@ -187,7 +195,9 @@ def recorded() -> tuple[Case, ...]:
                 _record("v4"),
                 _record("v6", _interrupt, node_changes={"preferred_pool": 1}),
                 _record("names"),
-                _record("mixed", server_changes={"settings": SETTINGS}),
+                _record("mixed", server_changes={"settings": unlike_defaults(pings=False)}),
+                _record("pinged"),
+                _record("searched"),
                 _record("mixed", node_changes={"policy": policy}),
                 _record("v4", node_changes={"processes": 16}),
                 _record("v4", _cut),

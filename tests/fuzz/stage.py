@@ -1,6 +1,7 @@
 """What is put in place of the world while the whole ends run: threads, names, this machine.
 
-No packet leaves, and no name is ever looked up: a look-up that gets through is a breach.
+No packet leaves, and no name is ever looked up: a look-up that gets through is a breach, and so is
+a frame.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from trio._core import _run as trio_run
 
 from fakes import FakeWorker, inline
 from nray.events import hub
-from nray.node import client, machine, resolver, supervisor
+from nray.node import client, machine, netlink, resolver, supervisor
+from nray.node.raw import RawNet
+from nray.node.routes import Routes, Span, Way
 from nray.server import books, scheduler, server
 from nray.wire.messages import Environment
 from nray.worker import protocol
@@ -46,6 +49,37 @@ class FakeResolver:
 
 def _no_lookup(name: str) -> NoReturn:
     raise Breach(f"{name!r:.80} was to be looked up")
+
+
+class _NoWire:
+    """Frames of the local links: none leaves, none comes."""
+
+    def send(self, link: int, frame: bytes) -> None:
+        raise Breach("a frame was to be sent")
+
+    async def receive(self) -> list[tuple[int, bytes]]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+_MAC: Final = bytes.fromhex("020000000001")
+_GATEWAY: Final = bytes([198, 19, 0, 1])
+_LINK: Final = netlink.Link(2, "none0", netlink.ARPHRD_ETHER, 1, _MAC, 1500)
+
+
+def _net(**_: object) -> RawNet:
+    """What packets of a node's own would need: one gateway for all, whose MAC is known."""
+    way = Way(_LINK.index, bytes([198, 19, 0, 7]), _GATEWAY)
+    routes = Routes({_LINK.index: _LINK}, {4: [Span(1, 2**32 - 1, way)], 6: []})
+    known = netlink.Neighbour(_LINK.index, _GATEWAY, _MAC, netlink.NUD_PERMANENT)
+    return RawNet(routes, _NoWire(), [known])
+
+
+async def _no_tempo(*_: object) -> None:
+    """Looks ten times a second how much gets lost: of nothing, for days."""
 
 
 class _Words(logging.Handler):
@@ -82,6 +116,9 @@ def set_up() -> Iterator[Callable[[], list[str]]]:
         mock.patch.object(hub, "_in_thread", inline),
         mock.patch.object(books, "_in_thread", inline),
         mock.patch.object(supervisor, "Resolver", FakeResolver),
+        mock.patch.object(supervisor, "keep_tempo", _no_tempo),
+        mock.patch.object(supervisor, "links_bear", return_value=0.0),
+        mock.patch.object(client, "net_for", _net),
         mock.patch.object(resolver, "system_lookup", _no_lookup),
         mock.patch.object(resolver, "system_lookup_all", _no_lookup),
         mock.patch.object(machine, "machine_id", return_value="machine"),
