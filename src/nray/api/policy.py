@@ -39,6 +39,10 @@ def policy_of(read: PolicyFile, name: str) -> Policy:
         modules=read.modules,
     )
     if not (policy.networks4 or policy.networks6):
+        if not read.never:
+            seen = "0.0.0.0 and :: are this machine, which is not among them"
+            line = read.networks[0][1]
+            raise ConfigError(Problem(name, line, "networks", seen, "add 127.0.0.1, or ::1"))
         seen = "covers all networks, so nothing could be scanned"
         raise ConfigError(Problem(name, read.never[0][1], "never", seen, "leave some of them out"))
     if not policy.ports:

@@ -467,7 +467,8 @@ cdef class Engine(TarpitBook):
             wake = min(wake, self.caps.heap[0].due)
         if self.hits_used:
             wake = min(wake, self.first_hit + FLUSH_NS)
-        if self.ended or self.trial_lists[TRIALS_JUDGED].first >= 0:
+        if self.ended or self.trial_lists[TRIALS_JUDGED].first >= 0 or (
+                self.current < 0 and not self.idle_told and not self.paused_):
             wake = now
         return wake
 

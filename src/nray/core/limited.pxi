@@ -25,7 +25,7 @@ cdef extern from "limited.h" nogil:
 
 
 cdef class _Limits:
-    """The same for tests, with a clock of theirs; IPv4 addresses as bytes, times in ns."""
+    """The same for tests, with a clock of theirs; addresses as 4 or 16 bytes, times in ns."""
 
     cdef nray_limits_t *t
 
@@ -37,11 +37,18 @@ cdef class _Limits:
     def __dealloc__(self):
         free(self.t)
 
+    cdef int family(self, bytes addr) except -1:
+        if len(addr) not in (4, 16):
+            raise ValueError("an address is 4 or 16 bytes")
+        return 4 if len(addr) == 4 else 6
+
     def note(self, bytes addr not None, int port):
-        return bool(nray_limit_note(self.t, 4, <const uint8_t *><const char *>addr, port))
+        return bool(nray_limit_note(self.t, self.family(addr), <const uint8_t *><const char *>addr,
+                                    port))
 
     def push(self, bytes addr not None, uint64_t token, int64_t now):
-        return bool(nray_limit_push(self.t, 4, <const uint8_t *><const char *>addr, token, now))
+        return bool(nray_limit_push(self.t, self.family(addr), <const uint8_t *><const char *>addr,
+                                    token, now))
 
     def settle(self, int64_t now):
         cdef uint64_t token
@@ -54,8 +61,8 @@ cdef class _Limits:
         if due.what == NRAY_LIMIT_NOTHING:
             return None
         if due.what == NRAY_LIMIT_TRY:
-            return "try", due.addr[:4], due.port
-        return "ask", due.addr[:4], due.token
+            return "try", due.addr[:4 if due.family == 4 else 16], due.port
+        return "ask", due.addr[:4 if due.family == 4 else 16], due.token
 
     def drop(self, uint32_t upper):
         return nray_limit_drop(self.t, upper)

@@ -747,7 +747,8 @@ cdef class RawEngine(TarpitBook):
                 wake = min(wake, self.first_hit + FLUSH_NS)
             if self.held_used:
                 wake = min(wake, asked + STALL_LAST_NS)
-            if self.caps.used and self.caps.heap[0].due > asked and not self.paused_:
+            # One that was due already when the batch was filled has to wait for something else.
+            if self.caps.used and self.caps.heap[0].due > now and not self.paused_:
                 wake = min(wake, max(self.caps.heap[0].due, asked + SLEEP_LEAST_NS))
             if (self.ended or self.hits_used >= HITS_FULL or busy or not self.idle_told
                     or self.neighbours_untold and not self.wanted_told):
