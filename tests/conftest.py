@@ -33,6 +33,12 @@ def alone() -> Iterator[Namespace]:
         yield namespace
 
 
+@pytest.fixture(params=[4, 6], ids=["v4", "v6"])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of IP: whoever asks for it is tried with both."""
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Scanner and target, one pair for all tests of a module."""

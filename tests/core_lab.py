@@ -13,13 +13,12 @@ import fcntl
 import os
 import pickle
 import select
-import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from lab.checksum import checksum
 from lab.namespaces import NETNS_DIR, Namespace
@@ -45,6 +44,12 @@ COUNTED = (
 )
 ALL_STATES = _core.STATES[1:]
 SYN, RST, ACK, FIN = 2, 4, 16, 1
+#: Of IPv4, of IPv6.
+ICMP = {4: 1, 6: 58}
+#: ICMP type and code (RFC 792, RFC 1812; RFC 4443), by IP version.
+UNREACHABLE, PROHIBITED = {4: (3, 3), 6: (1, 4)}, {4: (3, 13), 6: (1, 1)}
+#: Of the networks whose far end a test is.
+BASE = {4: int(ip_address("198.18.0.0")), 6: int(ip_address("2001:db8:1::"))}
 
 
 @contextlib.contextmanager
@@ -80,12 +85,38 @@ def bucket(rate: float = 0) -> _core.Bucket:
 
 def space(networks: Sequence[str], ports: Sequence[tuple[int, int]], names: int = 0) -> _core.Space:
     """Of single addresses or ``first-last`` ranges, given in ascending order."""
+    ranges = _ranges(networks)
+    return _core.Space(ranges[4], ranges[6], names, ports, KEY)
+
+
+def host(version: int, number: int, network: int = 0) -> str:
+    """An address that a test may answer for, of the /24 (or /56 of IPv6) with this number."""
+    return str(ip_address(BASE[version] + (network << (8 if version == 4 else 72)) + number))
+
+
+def hosts(version: int, first: int, last: int, network: int = 0) -> str:
+    """The range of such addresses, for `space` and `exclusions`."""
+    return f"{host(version, first, network)}-{host(version, last, network)}"
+
+
+def own(version: int) -> str:
+    """This machine."""
+    return "127.0.0.1" if version == 4 else "::1"
+
+
+def _ranges(networks: Sequence[str]) -> dict[int, list[tuple[int, int]]]:
     ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
     for text in networks:
         first, _, last = text.partition("-")
         begin, end = ip_address(first), ip_address(last or first)
         ranges[begin.version].append((int(begin), int(end)))
-    return _core.Space(ranges[4], ranges[6], names, ports, KEY)
+    return ranges
+
+
+def exclusions(*networks: str) -> _core.Exclusions:
+    """Of single addresses or ``first-last`` ranges of either family."""
+    ranges = _ranges(networks)
+    return _core.Exclusions(ranges[4], ranges[6])
 
 
 def tcp(*ports: int) -> list[tuple[int, int]]:
@@ -222,9 +253,41 @@ def run(
     return Drive(engine).to_end()
 
 
+def ip_packet(source: bytes, target: bytes, protocol: int, body: bytes, options: int = 0) -> bytes:
+    """An IP packet, with so many words of IPv4 options (no-operations)."""
+    if len(source) == 4:
+        # fmt: off
+        header = struct.pack(
+            "!BBHHHBBH4s4s", 0x40 | 5 + options, 0, 20 + 4 * options + len(body), 0, 0, 55,
+            protocol, 0, source, target,
+        )
+        # fmt: on
+        return header + b"\x01" * (4 * options) + body
+    return struct.pack("!IHBB16s16s", 6 << 28, len(body), protocol, 55, source, target) + body
+
+
+def summed(packet: bytes) -> bytes:
+    """With the checksums that a kernel wants to see: of IPv4's header, and of what is within."""
+    if packet[0] >> 4 == 4:
+        size, protocol, addresses = (packet[0] & 15) * 4, packet[9], packet[12:20]
+        bare = packet[:10] + bytes(2) + packet[12:size]
+        head = bare[:10] + struct.pack("!H", checksum(bare)) + bare[12:]
+    else:
+        size, protocol, addresses = 40, packet[6], packet[8:40]
+        head = packet[:size]
+    body = packet[size:]
+    at = {TCP: 16, UDP: 6}.get(protocol, 2)
+    # As a sum the pseudo headers of both families are alike (RFC 768, RFC 8200 section 8.1).
+    pseudo = b"" if protocol == ICMP[4] else addresses + struct.pack("!II", len(body), protocol)
+    total = checksum(pseudo + body[:at] + bytes(2) + body[at + 2 :])
+    if protocol == UDP and total == 0:
+        total = 0xFFFF
+    return head + body[:at] + struct.pack("!H", total) + body[at + 2 :]
+
+
 @dataclass(frozen=True)
 class Packet:
-    """One IPv4 packet of TCP or UDP as it came out of the engine."""
+    """One packet of TCP or UDP as it came out of the engine."""
 
     source: str
     target: str
@@ -236,26 +299,29 @@ class Packet:
     payload: bytes
     raw: bytes
 
+    @property
+    def version(self) -> int:
+        return self.raw[0] >> 4
+
 
 class Tun:
     """The far end of a network interface in the namespace that this thread is in.
 
-    198.18.0.0/16 is routed into it, from 198.19.0.1; so is 2001:db8::/32, where nothing answers.
-    To be made and used `inside` only.
+    `NETWORKS` are routed into it, from `OWN`. To be made and used `inside` only.
     """
 
-    NETWORK, OWN = "198.18.0.0/16", "198.19.0.1"
-    SILENT6, OWN6 = "2001:db8::/32", "2001:db8:ffff::1"
+    NETWORKS = ("198.18.0.0/16", "2001:db8::/32")
+    OWN: ClassVar = {4: "198.19.0.1", 6: "2001:db8:ffff::1"}
 
     def __init__(self, namespace: Namespace) -> None:
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
-        namespace.ip("address", "add", f"{self.OWN}/32", "dev", "tun0")
+        namespace.ip("address", "add", f"{self.OWN[4]}/32", "dev", "tun0")
         # Room for all that an engine has in flight, thrice, read or not: a second try and a third.
         namespace.ip("link", "set", "tun0", "txqueuelen", "50000", "up")
-        namespace.ip("route", "add", self.NETWORK, "dev", "tun0")
-        namespace.ip("address", "add", f"{self.OWN6}/128", "dev", "tun0", "nodad")
-        namespace.ip("-6", "route", "add", self.SILENT6, "dev", "tun0")
+        namespace.ip("address", "add", f"{self.OWN[6]}/128", "dev", "tun0", "nodad")
+        for version, network in zip((4, 6), self.NETWORKS, strict=True):
+            namespace.ip(f"-{version}", "route", "add", network, "dev", "tun0")
 
     def __enter__(self) -> Tun:
         return self
@@ -276,26 +342,23 @@ class Tun:
 
     @staticmethod
     def _parse(raw: bytes) -> Packet | None:
-        if raw[0] >> 4 != 4 or raw[9] not in (TCP, UDP):
+        four = raw[0] >> 4 == 4
+        protocol = raw[9 if four else 6]
+        if protocol not in (TCP, UDP):
             return None
-        body = raw[(raw[0] & 15) * 4 :]
+        body = raw[(raw[0] & 15) * 4 :] if four else raw[40:]
         sport, dport = struct.unpack_from("!HH", body)
-        source, target = socket.inet_ntoa(raw[12:16]), socket.inet_ntoa(raw[16:20])
-        if raw[9] == UDP:
+        addresses = (raw[12:16], raw[16:20]) if four else (raw[8:24], raw[24:40])
+        source, target = (str(ip_address(each)) for each in addresses)
+        if protocol == UDP:
             return Packet(source, target, UDP, sport, dport, 0, 0, body[8:], raw)
         seq = struct.unpack_from("!I", body, 4)[0]
         flags, payload = body[13], body[(body[12] >> 4) * 4 :]
         return Packet(source, target, TCP, sport, dport, flags, seq, payload, raw)
 
     def _put(self, protocol: int, source: str, target: str, body: bytes) -> None:
-        # fmt: off
-        header = struct.pack(
-            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0,
-            socket.inet_aton(source), socket.inet_aton(target),
-        )
-        # fmt: on
-        header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
-        os.write(self.fd, header + body)
+        packet = ip_packet(ip_address(source).packed, ip_address(target).packed, protocol, body)
+        os.write(self.fd, summed(packet))
 
     def answer_tcp(self, probe: Packet, flags: int, seq: int = 1000) -> None:
         """A segment from the probe's target back to where the probe came from."""
@@ -305,26 +368,16 @@ class Tun:
             5 << 4, flags, 65535, 0, 0,
         )
         # fmt: on
-        pseudo = struct.pack(
-            "!4s4sBBH",
-            socket.inet_aton(probe.target),
-            socket.inet_aton(probe.source),
-            0,
-            TCP,
-            len(body),
-        )
-        body = body[:16] + struct.pack("!H", checksum(pseudo + body)) + body[18:]
         self._put(TCP, probe.target, probe.source, body)
 
     def answer_udp(self, probe: Packet, payload: bytes) -> None:
-        """A datagram (without checksum, as IPv4 allows) back to where the probe came from."""
+        """A datagram back to where the probe came from."""
         body = struct.pack("!HHHH", probe.dport, probe.sport, 8 + len(payload), 0) + payload
         self._put(UDP, probe.target, probe.source, body)
 
-    def answer_icmp(
-        self, probe: Packet, kind: int, code: int, router: str = "198.18.255.254"
-    ) -> None:
-        """An ICMP error about the probe (RFC 792)."""
-        body = struct.pack("!BBHI", kind, code, 0, 0) + probe.raw[:28]
-        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-        self._put(1, router, probe.source, body)
+    def answer_icmp(self, probe: Packet, kind: int, code: int) -> None:
+        """An ICMP error about the probe (RFC 792, RFC 4443), from a router."""
+        version = probe.version
+        # Of IPv4 the least that is quoted; of IPv6 as much as fits.
+        body = struct.pack("!BBHI", kind, code, 0, 0) + probe.raw[: 28 if version == 4 else 1000]
+        self._put(ICMP[version], host(version, 254, 255), probe.source, body)

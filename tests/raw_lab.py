@@ -12,14 +12,25 @@ import time
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from core_lab import ACK, IFF_NO_PI, IFF_TUN, SYN, TCP, TUNSETIFF, UDP, Drive, bucket
+from core_lab import (
+    ACK,
+    ICMP,
+    IFF_NO_PI,
+    IFF_TUN,
+    SYN,
+    TCP,
+    TUNSETIFF,
+    UDP,
+    Drive,
+    bucket,
+    ip_packet,
+)
 from lab.checksum import checksum
 from lab.namespaces import Namespace
 from nray import _core
 
 COOKIE_KEY = bytes(range(16))
 OWN_MAC, NEXT_MAC = bytes.fromhex("020000000001"), bytes.fromhex("02000000000a")
-ICMP = {4: 1, 6: 58}
 #: Types of request and reply (RFC 792, RFC 4443).
 ECHO = {4: (8, 0), 6: (128, 129)}
 IFF_TAP = 0x0002
@@ -47,19 +58,6 @@ def extended(packet: bytes, *kinds: int, words: int = 0) -> bytes:
 
 def source_port(made: bytes, version: int) -> int:
     return int.from_bytes(made[14 + (20 if version == 4 else 40) :][:2], "big")
-
-
-def ip_packet(source: bytes, target: bytes, protocol: int, body: bytes, options: int = 0) -> bytes:
-    """An IP packet, with so many words of IPv4 options (no-operations)."""
-    if len(source) == 4:
-        # fmt: off
-        header = struct.pack(
-            "!BBHHHBBH4s4s", 0x40 | 5 + options, 0, 20 + 4 * options + len(body), 0, 0, 55,
-            protocol, 0, source, target,
-        )
-        # fmt: on
-        return header + b"\x01" * (4 * options) + body
-    return struct.pack("!IHBB16s16s", 6 << 28, len(body), protocol, 55, source, target) + body
 
 
 def tcp_answer(probe: bytes, flags: int, ahead: int = 1, options: int = 0) -> bytes:
@@ -124,7 +122,7 @@ class FarEnd:
     target), else a TUN. The kernel there has a route, too, and so sends its RSTs; nothing else.
     """
 
-    NETWORKS = ("198.18.0.0/16", "2001:db8:1::/64")
+    NETWORKS = ("198.18.0.0/16", "2001:db8:1::/48")
     OWN = ("198.19.0.1", "2001:db8:ffff::1")
 
     def __init__(self, namespace: Namespace, ethernet: bool) -> None:

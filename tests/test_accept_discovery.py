@@ -112,7 +112,10 @@ def test_auto_asks_by_echo_then_by_syns_and_scans_what_is_there(lab: Lab, hosts:
 
 
 @pytest.mark.parametrize(
-    ("mode", "hosts"), [("ping", 4), ("auto", 6)], indirect=["hosts"], ids=["ping", "auto"]
+    ("mode", "hosts"),
+    [("ping", 4), ("ping", 6), ("auto", 4), ("auto", 6)],
+    indirect=["hosts"],
+    ids=["ping-v4", "ping-v6", "auto-v4", "auto-v6"],
 )
 def test_pings_go_with_scans_by_connecting_too(lab: Lab, hosts: Hosts, mode: str) -> None:
     where = NETWORK[hosts.version]
@@ -130,7 +133,10 @@ def test_pings_go_with_scans_by_connecting_too(lab: Lab, hosts: Hosts, mode: str
 
 
 @pytest.mark.parametrize(
-    ("syn", "hosts"), [(True, 6), (False, 4)], indirect=["hosts"], ids=["syn", "connect"]
+    ("syn", "hosts"),
+    [(True, 4), (True, 6), (False, 4), (False, 6)],
+    indirect=["hosts"],
+    ids=["syn-v4", "syn-v6", "connect-v4", "connect-v6"],
 )
 def test_syns_find_those_that_refuse(lab: Lab, hosts: Hosts, syn: bool) -> None:
     where = NETWORK[hosts.version]
@@ -143,14 +149,17 @@ def test_syns_find_those_that_refuse(lab: Lab, hosts: Hosts, syn: bool) -> None:
     assert counted["asked"] == 2 * DOWN or (not syn and 2 * DOWN < counted["asked"] < 3 * DOWN)
 
 
-def test_nobody_there_is_a_scan_of_nothing(lab: Lab) -> None:
+def test_nobody_there_is_a_scan_of_nothing(lab: Lab, version: int) -> None:
     require("nft")
     lab.keep_to(Truth())
-    lab.target.call(
-        ["nft", "-f", "-"], rules(4, NETWORK[4], frozenset(["198.18.40.1"]), frozenset())
-    )
+    elsewhere, few = {
+        4: ("198.18.40.1", "198.18.32.0/28"),
+        6: ("2001:db8:1::4001", "2001:db8:1::2000/124"),
+    }[version]
+    there = rules(version, NETWORK[version], frozenset([elsewhere]), frozenset())
+    lab.target.call(["nft", "-f", "-"], there)
     try:
-        words = ["-t", "198.18.32.0/28", "-p", "1-1000", "--syn", "--timeout", "100ms"]
+        words = ["-t", few, "-p", "1-1000", "--syn", "--timeout", "100ms"]
         words += ["--retries", "0"]
         done = scan(lab.scanner, *words, "--discovery", "auto").expect(0)
     finally:
@@ -204,13 +213,15 @@ def test_neighbours_are_found_by_arp_and_nd_alone(lab: Lab) -> None:
     assert "packets 0 bytes 0" in text
 
 
-def test_arp_says_of_hosts_beyond_the_link_that_they_are_not_covered(lab: Lab) -> None:
-    done = scan(lab.scanner, "-t", "198.18.0.0/28", "-p", "80", "--discovery", "arp").expect(3)
+def test_arp_says_of_hosts_beyond_the_link_that_they_are_not_covered(
+    lab: Lab, version: int
+) -> None:
+    far = {4: "198.18.0.0/28", 6: "2001:db8:1::/124"}[version]
+    done = scan(lab.scanner, "-t", far, "-p", "80", "--discovery", "arp").expect(3)
     assert done.events == []
     assert "16 × not on a local link, where alone ARP reaches" in done.stderr
 
 
-@pytest.mark.parametrize("hosts", [6], indirect=True)
 def test_by_a_server_and_nodes_in_two_pools(
     lab: Lab, hosts: Hosts, tmp_path: Path, credentials: Credentials
 ) -> None:
@@ -233,7 +244,6 @@ def test_by_a_server_and_nodes_in_two_pools(
     assert "1,024 hosts looked for, 70 up" in cluster.said("server")
 
 
-@pytest.mark.parametrize("hosts", [4], indirect=True)
 def test_killed_amid_discovery_and_gone_on_with(lab: Lab, hosts: Hosts, tmp_path: Path) -> None:
     state, out = tmp_path / "scan.state", tmp_path / "out.json"
     words = ["-t", NETWORK[hosts.version], "-p", PORTS, "--rate", "2500", "--timeout", "200ms"]

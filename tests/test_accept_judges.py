@@ -150,7 +150,7 @@ def test_a_lack_skips_and_under_ci_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_filter_jumps_forward_only() -> None:
-    for answers_to in (None, "127.0.0.1"):
+    for answers_to in (None, "127.0.0.1", "::1"):
         program = probe_filter(answers_to)
         for at, (_, true, false, _) in enumerate(program):
             assert 0 <= true < len(program) - at

@@ -26,7 +26,6 @@ HOST = {4: "198.18.64.9", 6: "2001:db8:1::9:9"}
 SHARES = {OPEN: 0.2, SILENT: 0.4, CLOSED: 0.35, ADMIN: 0.05}
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_4096_hosts_of_which_40_per_cent_are_silent(lab: Lab, version: int) -> None:
     truth = draw_hosts(40 + version, HOSTS[version], 80, SHARES)
     lab.keep_to(truth)
@@ -38,16 +37,16 @@ def test_4096_hosts_of_which_40_per_cent_are_silent(lab: Lab, version: int) -> N
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
 
 
-def test_only_open_ports_make_events_unless_asked(lab: Lab) -> None:
-    truth = draw_hosts(50, "198.18.0.0/24", 80, SHARES)
+def test_only_open_ports_make_events_unless_asked(lab: Lab, version: int) -> None:
+    network = {4: "198.18.0.0/24", 6: "2001:db8:1::/120"}[version]
+    truth = draw_hosts(50, network, 80, SHARES)
     lab.keep_to(truth)
-    done = scan(lab.scanner, "-t", "198.18.0.0/24", "-p", "80").expect(0)
+    done = scan(lab.scanner, "-t", network, "-p", "80").expect(0)
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
     assert len(portscans(done.events)) == len(truth.open_pairs())
     assert done.probes == 256
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_each_icmp_code_has_its_state_and_reason(lab: Lab, version: int) -> None:
     counts: dict[Fate, int] = dict.fromkeys(rejected(version), 3)
     truth = draw_ports(60 + version, HOST[version], {OPEN: 5, SILENT: 3, **counts}, range(1, 2001))
@@ -59,7 +58,6 @@ def test_each_icmp_code_has_its_state_and_reason(lab: Lab, version: int) -> None
     assert len(found) == 2000
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_500_prohibited_ports_are_filtered_and_hold_nothing_up(lab: Lab, version: int) -> None:
     assert lab.icmp_unlimited, "this kernel does not let a namespace lift its ICMP limits"
     truth = draw_ports(70 + version, HOST[version], {OPEN: 50, ADMIN: 500}, range(1, 5001))
@@ -77,7 +75,6 @@ def test_500_prohibited_ports_are_filtered_and_hold_nothing_up(lab: Lab, version
     assert done.seconds < 5
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_udp_answers_are_told_apart(lab: Lab, version: int) -> None:
     counts = {OPEN: 5, SILENT: 4, ADMIN: 4}
     truth = draw_ports(80 + version, HOST[version], counts, range(2000, 2100), "udp")
@@ -96,10 +93,10 @@ def test_udp_answers_are_told_apart(lab: Lab, version: int) -> None:
     assert found == wanted
 
 
-def test_silence_over_udp_makes_no_event(lab: Lab) -> None:
-    truth = draw_ports(90, HOST[4], {OPEN: 2, SILENT: 8}, range(3000, 3010), "udp")
+def test_silence_over_udp_makes_no_event(lab: Lab, version: int) -> None:
+    truth = draw_ports(90, HOST[version], {OPEN: 2, SILENT: 8}, range(3000, 3010), "udp")
     lab.keep_to(truth)
-    words = ["-u", "-t", HOST[4], "-p", "3000-3009", "--timeout", "500ms"]
+    words = ["-u", "-t", HOST[version], "-p", "3000-3009", "--timeout", "500ms"]
     done = scan(lab.scanner, *words).expect(0)
     assert judge_set(open_pairs(done.events), truth.open_pairs("udp")) == []
     assert len(portscans(done.events)) == 2

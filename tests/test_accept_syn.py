@@ -43,7 +43,6 @@ LATE_S = 0.4
 SHOW = ("--show", "closed,filtered")
 #: The scanner beside the router, and the router itself.
 NEAR6 = ("2001:db8:fffe::1", "2001:db8:fffe::2")
-VERSIONS = pytest.mark.parametrize("version", [4, 6])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,6 @@ def routed() -> Iterator[RoutedLab]:
         yield made
 
 
-@VERSIONS
 def test_4096_hosts_and_2_ports_are_told_as_they_are(lab: Lab, version: int) -> None:
     truth = draw_space(140 + version, HOSTS[version], (80, 443), SHARES)
     lab.keep_to(truth)
@@ -69,7 +67,6 @@ def test_4096_hosts_and_2_ports_are_told_as_they_are(lab: Lab, version: int) -> 
     assert {part["scantype"] for part in portscans(done.events)} == {"tcpsyn"}
 
 
-@VERSIONS
 def test_each_icmp_code_and_nmap_s_word_for_it(lab: Lab, version: int) -> None:
     require("nft", "nmap")
     network = {4: "198.18.3.0/28", 6: "2001:db8:1::30/124"}[version]
@@ -87,7 +84,6 @@ def test_each_icmp_code_and_nmap_s_word_for_it(lab: Lab, version: int) -> None:
     assert {pair: (found[pair], told[pair]) for pair in told if found[pair] != told[pair]} == {}
 
 
-@VERSIONS
 def test_through_a_router_to_a_small_mtu(routed: RoutedLab, version: int) -> None:
     network = {4: "198.18.8.0/24", 6: "2001:db8:1::800/120"}[version]
     truth = draw_space(148 + version, network, (22, 80), SHARES)
@@ -101,7 +97,6 @@ def test_through_a_router_to_a_small_mtu(routed: RoutedLab, version: int) -> Non
     assert ttls == {63}
 
 
-@VERSIONS
 def test_several_links_routes_and_what_has_none_in_one_scan(
     routed: RoutedLab, version: int
 ) -> None:
@@ -130,7 +125,6 @@ def test_several_links_routes_and_what_has_none_in_one_scan(
         assert found[address, 80] == ("closed", "reset")
 
 
-@VERSIONS
 def test_a_neighbour_that_is_not_there(routed: RoutedLab, version: int) -> None:
     own, target = {
         4: ("198.19.128.1/24", "198.19.128.7"),
@@ -146,7 +140,6 @@ def test_a_neighbour_that_is_not_there(routed: RoutedLab, version: int) -> None:
     assert set(found.values()) == {("filtered", "host-unreach")}
 
 
-@VERSIONS
 def test_no_route_at_all(routed: RoutedLab, version: int) -> None:
     refused, network = {
         4: ("198.18.10.0/24", "198.18.10.0/25"),
@@ -161,7 +154,6 @@ def test_no_route_at_all(routed: RoutedLab, version: int) -> None:
     assert f"no route to {network}: there is nothing that could be scanned" in done.stderr
 
 
-@VERSIONS
 def test_lost_packets_are_made_good_by_retries(lab: Lab, version: int) -> None:
     truth = draw_space(156 + version, HOSTS[version], (80,), {OPEN: 0.5})
     lab.keep_to(truth, loss=0.05)
@@ -189,7 +181,6 @@ def tarpits(lab: Lab) -> Lab:
     return lab
 
 
-@VERSIONS
 def test_a_host_that_answers_everything_is_one_event_a_port(tarpits: Lab, version: int) -> None:
     target = str(ipaddress.ip_network(TARPIT[version])[9])
     # fmt: off
@@ -201,7 +192,6 @@ def test_a_host_that_answers_everything_is_one_event_a_port(tarpits: Lab, versio
     assert judge_set(open_pairs(done.events), {(target, port) for port in range(1, 2001)}) == []
 
 
-@VERSIONS
 def test_answers_that_are_late_count_once_too(tarpits: Lab, version: int) -> None:
     """They come after their ports were probed again: two answers each."""
     target = str(ipaddress.ip_network(LATE[version])[9])
@@ -215,7 +205,6 @@ def test_answers_that_are_late_count_once_too(tarpits: Lab, version: int) -> Non
     assert len(portscans(done.events)) == 200
 
 
-@VERSIONS
 def test_what_a_limit_on_icmp_hides_is_filtered_still(lab: Lab, version: int) -> None:
     truth = draw_ports(170 + version, HOST[version], {ADMIN: 40, OPEN: 5}, range(1, 101))
     lab.keep_to(truth)
@@ -237,7 +226,6 @@ def test_what_a_limit_on_icmp_hides_is_filtered_still(lab: Lab, version: int) ->
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
 
 
-@VERSIONS
 def test_a_target_that_answers_only_so_fast(lab: Lab, version: int) -> None:
     truth = draw_ports(160, HOST[version], {LIMITED: 150}, range(1, 151))
     lab.keep_to(truth)
@@ -257,7 +245,6 @@ def test_a_target_that_answers_only_so_fast(lab: Lab, version: int) -> None:
     assert set(found.values()) == {("open", "syn-ack"), ("filtered", "no-response")}
 
 
-@VERSIONS
 def test_udp_ports_in_the_same_scan(lab: Lab, version: int) -> None:
     tcp = draw_ports(162, HOST[version], {OPEN: 5, SILENT: 4}, range(2000, 2050))
     udp = draw_ports(163, HOST[version], {OPEN: 5, SILENT: 4}, range(2000, 2050), "udp")
@@ -270,7 +257,6 @@ def test_udp_ports_in_the_same_scan(lab: Lab, version: int) -> None:
     assert found == {"tcpsyn": tcp.open_pairs(), "udp": udp.open_pairs("udp")}
 
 
-@VERSIONS
 def test_every_frame_is_right_in_tshark_s_eyes(lab: Lab, version: int, tmp_path: Path) -> None:
     require("nft", "tcpdump", "tshark")
     lab.keep_to(draw_ports(164, HOST[version], {OPEN: 40, SILENT: 40}, range(1, 401)))
@@ -304,7 +290,6 @@ def test_every_frame_is_right_in_tshark_s_eyes(lab: Lab, version: int, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@VERSIONS
 @pytest.mark.parametrize("processes", [1, 2])
 def test_10000_a_second_in_buckets_of_10_ms(
     lab: Lab, version: int, processes: int, tmp_path: Path
@@ -335,9 +320,9 @@ def test_10000_a_second_in_buckets_of_10_ms(
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_10_a_second_is_one_each_100_ms(lab: Lab, tmp_path: Path) -> None:
+def test_10_a_second_is_one_each_100_ms(lab: Lab, version: int, tmp_path: Path) -> None:
     lab.keep_to(Truth())
-    words = ["-t", HOST[4], "-p", "1-21", "--rate", "10", "--timeout", "200ms"]
+    words = ["-t", HOST[version], "-p", "1-21", "--rate", "10", "--timeout", "200ms"]
 
     def once(number: int) -> list[float]:
         with Capture(lab.scanner, INTERFACE, tmp_path / f"capture{number}") as capture:
@@ -365,12 +350,15 @@ def narrow(routed: RoutedLab) -> Iterator[RoutedLab]:
 
 
 @pytest.mark.alone
-def test_a_rate_is_found_that_a_narrow_path_bears(narrow: RoutedLab, tmp_path: Path) -> None:
-    truth = draw_space(176, HOSTS[4], (80, 443), {OPEN: 0.2})
+def test_a_rate_is_found_that_a_narrow_path_bears(
+    narrow: RoutedLab, version: int, tmp_path: Path
+) -> None:
+    truth = draw_space(176, HOSTS[version], (80, 443), {OPEN: 0.2})
     narrow.keep_to(truth)
     # fmt: off
     words = [
-        "-t", HOSTS[4], "-p", "80,443", "--rate", "auto", "--retries", "4", "--timeout", "400ms",
+        "-t", HOSTS[version], "-p", "80,443", "--rate", "auto", "--retries", "4",
+        "--timeout", "400ms",
     ]
     # fmt: on
     shares = []
@@ -389,24 +377,24 @@ def test_a_rate_is_found_that_a_narrow_path_bears(narrow: RoutedLab, tmp_path: P
     assert all(share <= 1.5 for share in shares), shares
 
 
-def test_auto_is_no_limit_where_nothing_is_lost(lab: Lab) -> None:
-    truth = draw_space(178, HOSTS[4], (80, 443), SHARES)
+def test_auto_is_no_limit_where_nothing_is_lost(lab: Lab, version: int) -> None:
+    truth = draw_space(178, HOSTS[version], (80, 443), SHARES)
     lab.keep_to(truth)
-    done = scan(lab.scanner, "--syn", "-t", HOSTS[4], "-p", "80,443", "--rate", "auto", *SHOW)
+    done = scan(lab.scanner, "--syn", "-t", HOSTS[version], "-p", "80,443", "--rate", "auto", *SHOW)
     done.expect(0)
     assert judge_set(open_pairs(done.events), truth.open_pairs()) == []
     assert judge_states(states(done.events), truth, "syn") == []
 
 
 def test_auto_by_a_server_whose_node_has_a_policy(
-    lab: Lab, tmp_path: Path, credentials: Credentials
+    lab: Lab, version: int, tmp_path: Path, credentials: Credentials
 ) -> None:
     """The policy's rate is a cap for what is found, too."""
-    network = "198.18.17.0/24"
+    network = {4: "198.18.17.0/24", 6: "2001:db8:1::1100/120"}[version]
     truth = draw_space(180, network, (80, 443), {OPEN: 0.3})
     lab.keep_to(truth)
     policy = tmp_path / "policy.yaml"
-    policy.write_text(f"networks: [{network}]\nratelimit: 200\n")
+    policy.write_text(f"networks: ['{network}']\nratelimit: 200\n")
     policy.chmod(0o600)
     cluster = Cluster(lab.scanner, tmp_path, credentials)
     cluster.start_server(
@@ -420,7 +408,6 @@ def test_auto_by_a_server_whose_node_has_a_policy(
     assert judge_seconds([packet.time_s for packet in capture.probes()], 200) == []
 
 
-@VERSIONS
 def test_by_a_server_and_a_node(
     lab: Lab, version: int, tmp_path: Path, credentials: Credentials
 ) -> None:

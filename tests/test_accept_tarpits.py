@@ -62,8 +62,8 @@ def told_of(events: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("version", "words", "last"),
-    [(4, SYN, 1000), (6, SYN, 1000), (4, CONNECT, 300)],
-    ids=["syn-4", "syn-6", "connect-4"],
+    [(4, SYN, 1000), (6, SYN, 1000), (4, CONNECT, 300), (6, CONNECT, 300)],
+    ids=["syn-4", "syn-6", "connect-4", "connect-6"],
 )
 def test_one_of_three_hosts(tarpits: Lab, version: int, words: tuple[str, ...], last: int) -> None:
     truth = drawn(tarpits, version, range(1, last + 1))
@@ -79,8 +79,10 @@ def test_one_of_three_hosts(tarpits: Lab, version: int, words: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(("words", "last"), [(SYN, 1000), (CONNECT, 300)], ids=["syn", "connect"])
-def test_all_of_it_for_who_wants_it(tarpits: Lab, words: tuple[str, ...], last: int) -> None:
-    target = str(ipaddress.ip_network(TARPIT[4])[11])
+def test_all_of_it_for_who_wants_it(
+    tarpits: Lab, version: int, words: tuple[str, ...], last: int
+) -> None:
+    target = str(ipaddress.ip_network(TARPIT[version])[11])
     done = scan(tarpits.scanner, "-t", target, "-p", f"1-{last}", "--keep-tarpits", *words)
     assert told_of(done.expect(0).events) == []
     wanted = {(target, port) for port in range(1, last + 1)}
@@ -89,15 +91,15 @@ def test_all_of_it_for_who_wants_it(tarpits: Lab, words: tuple[str, ...], last: 
 
 
 def test_two_nodes_and_a_configuration(
-    tarpits: Lab, tmp_path: Path, credentials: Credentials
+    tarpits: Lab, version: int, tmp_path: Path, credentials: Credentials
 ) -> None:
     """Workers of both meet each host: it is told once all the same."""
-    truth = drawn(tarpits, 4, range(1, 501))
-    network = ipaddress.ip_network(TARPIT[4])
+    truth = drawn(tarpits, version, range(1, 501))
+    network = ipaddress.ip_network(TARPIT[version])
     hosts = [str(network[n]) for n in range(1, 9)]
     cluster = Cluster(tarpits.scanner, tmp_path, credentials)
     cluster.start_server(
-        {"targets": [*hosts, *HOSTS[4]], "tcpports": ["1-500"], "udpports": []},
+        {"targets": [*hosts, *HOSTS[version]], "tcpports": ["1-500"], "udpports": []},
         {"tcp": {"method": "syn", "retries": 1, "timeout": "1s"}, "ratelimit": 5000},
     )
     for name in ("one", "two"):

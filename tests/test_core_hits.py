@@ -19,7 +19,9 @@ from core_lab import (
     Hit,
     Tun,
     bucket,
+    host,
     inside,
+    own,
     run,
     space,
     tcp,
@@ -62,6 +64,22 @@ ICMP4 = {
     (11, 0): "time-exceeded",
     (12, 0): "param-problem",
 }
+
+
+#: The same of ICMPv6 (RFC 4443).
+ICMP6 = {
+    (1, 0): "no-route",
+    (1, 1): "admin-prohibited",
+    (1, 2): "beyond-scope",
+    (1, 3): "host-unreach",
+    (1, 4): "port-unreach",
+    (1, 5): "admin-prohibited",
+    (1, 6): "reject-route",
+    (1, 200): "dest-unreach",
+    (3, 0): "time-exceeded",
+    (4, 0): "param-problem",
+}
+ERRORS = {4: ICMP4, 6: ICMP6}
 
 
 def test_numbers_keep_their_meaning() -> None:
@@ -107,9 +125,9 @@ def test_a_hit_is_what_the_space_says(listener: socket.socket, address: str) -> 
     assert all(row[3] == TCP for row in decoded)
 
 
-def test_only_the_states_asked_for_become_hits(listener: socket.socket) -> None:
+def test_only_the_states_asked_for_become_hits(listener: socket.socket, version: int) -> None:
     port = listener.getsockname()[1]
-    where = space(["127.0.0.1"], tcp(1, 2, port))
+    where = space([own(version)], tcp(1, 2, port))
     for states, wanted in (
         ((), {"open"}),
         (("closed",), {"open", "closed"}),
@@ -128,11 +146,12 @@ def test_an_unknown_state_is_refused(states: tuple[str, ...]) -> None:
 
 @pytest.mark.lab
 @pytest.mark.parametrize("protocol", [TCP, UDP])
-def test_each_icmp_error_has_its_reason(alone: Namespace, protocol: int) -> None:
+def test_each_icmp_error_has_its_reason(alone: Namespace, protocol: int, version: int) -> None:
     """Also where it comes late, and where an error about something else comes first."""
     with inside(alone), Tun(alone) as tun:
-        ports = {1000 + i: error for i, error in enumerate(ICMP4)}
-        where = space(["198.18.0.1"], [(protocol, port) for port in ports])
+        reasons = ERRORS[version]
+        ports = {1000 + i: error for i, error in enumerate(reasons)}
+        where = space([host(version, 1)], [(protocol, port) for port in ports])
         engine = _core.Engine(
             bucket(), states=ALL_STATES, tcp_timeout_s=5, udp_timeout_s=5, payload=b"hello"
         )
@@ -144,16 +163,25 @@ def test_each_icmp_error_has_its_reason(alone: Namespace, protocol: int) -> None
         ended = drive.to_end()
     found = {where.at(at)[3]: state for at, state in ended.states.items()}
     assert found == {
-        port: ("closed" if ICMP4[error] == "port-unreach" else "filtered", ICMP4[error])
+        port: ("closed" if reasons[error] == "port-unreach" else "filtered", reasons[error])
         for port, error in ports.items()
     }
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("error", [(4, 0), (5, 1), (0, 0), (3, 200), (99, 3)])
-def test_icmp_that_is_no_such_error_ends_nothing(alone: Namespace, error: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("version", "error"),
+    [
+        *((4, error) for error in [(4, 0), (5, 1), (0, 0), (3, 200), (99, 3)]),
+        # An unknown error of ICMPv6 ends a connection in the kernel (RFC 4443, 2.4): none is here.
+        *((6, error) for error in [(2, 0), (129, 0), (137, 0), (255, 3)]),
+    ],
+)
+def test_icmp_that_is_no_such_error_ends_nothing(
+    alone: Namespace, version: int, error: tuple[int, int]
+) -> None:
     with inside(alone), Tun(alone) as tun:
-        where = space(["198.18.0.1"], tcp(80) + udp(80))
+        where = space([host(version, 1)], tcp(80) + udp(80))
         engine = _core.Engine(bucket(), states=ALL_STATES, tcp_timeout_s=5, udp_timeout_s=5)
         drive = Drive(engine)
         engine.add_slice(1, 0, 2, where, None)
@@ -173,9 +201,9 @@ def test_icmp_that_is_no_such_error_ends_nothing(alone: Namespace, error: tuple[
 
 @pytest.mark.lab
 @pytest.mark.parametrize("wait_ms", [20, 60])
-def test_the_round_trip_is_measured(alone: Namespace, wait_ms: int) -> None:
+def test_the_round_trip_is_measured(alone: Namespace, wait_ms: int, version: int) -> None:
     with inside(alone), Tun(alone) as tun:
-        where = space(["198.18.0.1"], tcp(80, 81) + udp(82))
+        where = space([host(version, 1)], tcp(80, 81) + udp(82))
         engine = _core.Engine(bucket(), states=ALL_STATES, tcp_timeout_s=5, udp_timeout_s=5)
         drive = Drive(engine)
         engine.add_slice(1, 0, 3, where, None)
@@ -193,10 +221,10 @@ def test_the_round_trip_is_measured(alone: Namespace, wait_ms: int) -> None:
 
 
 @pytest.mark.lab
-def test_silence_has_no_round_trip(alone: Namespace) -> None:
+def test_silence_has_no_round_trip(alone: Namespace, version: int) -> None:
     with inside(alone), Tun(alone):
         engine = _core.Engine(bucket(), states=ALL_STATES, tcp_timeout_s=0.05, udp_timeout_s=0.05)
-        ended = run(engine, space(["198.18.0.1"], tcp(80) + udp(80)))
+        ended = run(engine, space([host(version, 1)], tcp(80) + udp(80)))
     assert sorted((hit.state, hit.rtt_us) for hit in ended.hits) == [
         ("filtered", 0),
         ("open|filtered", 0),

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core_lab import BASE, host
 from nray import _core
 
 SECOND = 10**9
 MOST = 60 * SECOND
-HOST, OTHER = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
 CLOSED = 7
 #: Longer than any of these runs may last: slots, trials, the most a probe waits.
 STEPS_MAX = 200_000
+
+
+@pytest.fixture
+def one(version: int) -> bytes:
+    """A host; the laws are the same whichever its family."""
+    return ip_address(host(version, 1)).packed
+
+
+@pytest.fixture
+def other(version: int) -> bytes:
+    return ip_address(host(version, 2)).packed
 
 
 @dataclass
@@ -41,12 +53,17 @@ class Target:
 
 
 def run(
-    limits: _core._Limits, target: Target, ports: list[int], keep: bool = True, wait: int = SECOND
+    limits: _core._Limits,
+    target: Target,
+    ports: list[int],
+    keep: bool = True,
+    wait: int = SECOND,
+    address: bytes = bytes([198, 18, 0, 1]),
 ) -> tuple[set[int], dict[int, int]]:
     """Push the ports and follow the clock: those found closed, and when the others were told."""
-    limits.note(HOST, CLOSED)
+    limits.note(address, CLOSED)
     for port in ports:
-        assert limits.push(HOST, port, 0)
+        assert limits.push(address, port, 0)
     found: set[int] = set()
     silent: dict[int, int] = {}
     asked: list[tuple[int, int]] = []
@@ -58,11 +75,11 @@ def run(
                 silent[token] = now
         while (due := limits.take(now, keep)) is not None:
             what, host, number = due
-            assert host == HOST
+            assert host == address
             if what == "try":
                 assert number == CLOSED
                 if target.answers(CLOSED, now):
-                    assert limits.note(HOST, CLOSED)
+                    assert limits.note(address, CLOSED)
             elif target.answers(number, now):
                 found.add(number)
             elif not keep:
@@ -83,11 +100,11 @@ def run(
     # Linux, Cisco, some firewall, BSD, and one that has no limit.
     [(1, 6, 46), (2, 10, 46), (10, 10, 20), (200, 200, 4), (10**6, 1, 4)],
 )
-def test_states_converge_to_closed(per_s, burst, within_s, keep):
+def test_states_converge_to_closed(per_s, burst, within_s, keep, one):
     ports = list(range(1000, 1036))
     closed = set(ports[:30])
     target = Target(per_s, burst, closed | {CLOSED})
-    found, silent = run(_core._Limits(SECOND), target, ports, keep)
+    found, silent = run(_core._Limits(SECOND), target, ports, keep, address=one)
     assert found == closed
     assert set(silent) == set(ports) - closed
     assert max(silent.values()) <= within_s * SECOND
@@ -138,46 +155,46 @@ def test_each_is_found_or_told_once_and_in_time(per_s, burst, ports, closed, kee
     assert all(at <= MOST + wait for at in silent.values())
 
 
-def test_hosts_that_never_spoke_are_not_asked_again():
+def test_hosts_that_never_spoke_are_not_asked_again(one, other):
     limits = _core._Limits(SECOND)
-    assert not limits.push(HOST, 1, 0)
-    limits.note(HOST, CLOSED)
-    assert not limits.push(OTHER, 1, 0)
+    assert not limits.push(one, 1, 0)
+    limits.note(one, CLOSED)
+    assert not limits.push(other, 1, 0)
     assert limits.wake == 2**63 - 1
 
 
-def test_no_more_wait_than_there_is_room_for():
+def test_no_more_wait_than_there_is_room_for(one):
     limits = _core._Limits(SECOND)
-    limits.note(HOST, CLOSED)
-    taken = sum(limits.push(HOST, number, 0) for number in range(70_000))
+    limits.note(one, CLOSED)
+    taken = sum(limits.push(one, number, 0) for number in range(70_000))
     assert taken == 65_536
     told = 0
     while limits.settle(MOST) is not None:
         told += 1
     assert told == taken
-    assert limits.push(HOST, 1, MOST)
+    assert limits.push(one, 1, MOST)
 
 
-def test_a_host_makes_room_for_another_when_nothing_waits_for_it():
+def test_a_host_makes_room_for_another_when_nothing_waits_for_it(version, one):
     """Of 100,000 hosts 4,096 are kept; those that something waits for are."""
     limits = _core._Limits(SECOND)
-    limits.note(HOST, CLOSED)
-    assert limits.push(HOST, 1, 0)
-    others = [number.to_bytes(4, "big") for number in range(0xC6130000, 0xC6130000 + 100_000)]
+    limits.note(one, CLOSED)
+    assert limits.push(one, 1, 0)
+    others = [(BASE[version] + number).to_bytes(len(one), "big") for number in range(1000, 101_000)]
     for other in others:
         limits.note(other, 9)
     known = sum(limits.push(other, 2, 0) for other in others)
     assert 3000 < known <= 4095
-    assert limits.push(HOST, 3, 0)
+    assert limits.push(one, 3, 0)
     assert limits.hosts_waiting == known + 1
 
 
-def test_what_is_dropped_is_neither_asked_nor_told():
+def test_what_is_dropped_is_neither_asked_nor_told(one, other):
     limits = _core._Limits(SECOND)
-    for host in (HOST, OTHER):
-        limits.note(host, CLOSED)
+    for each in (one, other):
+        limits.note(each, CLOSED)
         for number in range(8):
-            limits.push(host, (number & 1) << 32 | number, 0)
+            limits.push(each, (number & 1) << 32 | number, 0)
     assert limits.drop(1) == 8
     assert limits.drop(1) == 0
     assert limits.drop(2) == 0
@@ -186,7 +203,7 @@ def test_what_is_dropped_is_neither_asked_nor_told():
         told.add(token)
     assert told == {0, 2, 4, 6}
     assert limits.hosts_waiting == 0
-    for host in (HOST, OTHER):
-        assert limits.push(host, 5 << 32, 0)
+    for each in (one, other):
+        assert limits.push(each, 5 << 32, 0)
     assert limits.drop(5) == 2
     assert limits.hosts_waiting == 0

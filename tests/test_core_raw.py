@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from core_lab import ACK, KEY, RST, SYN, TCP, UDP, bucket, in_child
+from core_lab import ACK, KEY, RST, SYN, TCP, UDP, bucket, host, in_child, ip_packet
 from lab.checksum import checksum
 from nray import _core
 from raw_lab import (
@@ -29,7 +29,6 @@ from raw_lab import (
     ROUTING,
     extended,
     icmp_error,
-    ip_packet,
     source_port,
     tcp_answer,
     udp_answer,
@@ -185,38 +184,28 @@ def test_frames_are_those_of_the_rfcs(
     assert made == expected(protocol, source, target, sport, dport, payload, mtu)
 
 
-def test_no_udp_checksum_is_zero() -> None:
+def test_no_udp_checksum_is_zero(version: int) -> None:
     """Zero would say that there is none (RFC 768): of 65,536 payloads one makes it."""
-    source, target = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
+    source, target = OWN[version], FAR[version]
+    at = 14 + (20 if version == 4 else 40) + 6
     first = frame(UDP, source, target, 53, b"\0\0")
-    total = int.from_bytes(first[40:42], "big")
+    total = int.from_bytes(first[at : at + 2], "big")
     made = frame(UDP, source, target, 53, struct.pack("!H", total))
-    assert made[40:42] == b"\xff\xff"
-    assert made == expected(UDP, source, target, source_port(made, 4), 53, made[42:], 1500)
+    assert made[at : at + 2] == b"\xff\xff"
+    port = source_port(made, version)
+    assert made == expected(UDP, source, target, port, 53, made[at + 2 :], 1500)
 
 
-def test_source_ports_spread_over_the_shard() -> None:
-    source = bytes([198, 18, 0, 1])
-    seen = {
-        source_port(
-            _core._raw_frame(
-                TCP,
-                source,
-                bytes([198, 18, third, fourth]),
-                OWN_MAC,
-                NEXT_MAC,
-                1500,
-                80,
-                COOKIE_KEY,
-                b"",
-                62000,
-                8,
-            ),
-            4,
+def test_source_ports_spread_over_the_shard(version: int) -> None:
+    seen = set()
+    for number in range(512):
+        target = ip_address(host(version, number)).packed
+        # fmt: off
+        made = _core._raw_frame(
+            TCP, OWN[version], target, OWN_MAC, NEXT_MAC, 1500, 80, COOKIE_KEY, b"", 62000, 8,
         )
-        for third in range(2)
-        for fourth in range(256)
-    }
+        # fmt: on
+        seen.add(source_port(made, version))
     assert seen == set(range(62000, 62008))
 
 
@@ -309,6 +298,7 @@ def test_a_packet_cut_off_is_no_answer_or_the_same(
 
 
 def test_later_fragments_are_no_answers() -> None:
+    """Of IPv4; those of IPv6 are extension headers, see below."""
     probe = frame(TCP, bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2]), 80)
     answer = bytearray(tcp_answer(probe, SYN | ACK))
     answer[7] = 1
@@ -409,7 +399,6 @@ OWN = {4: bytes([198, 18, 0, 1]), 6: ip_address("2001:db8::1").packed}
 FAR = {4: bytes([198, 18, 7, 9]), 6: ip_address("2001:db8:7::9").packed}
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_the_filter_passes_answers_to_our_ports_alone(version: int) -> None:
     probes = {
         protocol: frame(protocol, OWN[version], FAR[version], 443, bytes(600) * (protocol == UDP))
@@ -517,6 +506,7 @@ def test_find_refuses_what_is_no_probe(wrong: tuple[int, int, int, int]) -> None
 LINK = (1, "lo", False, b"", 65536)
 ETHERNET = (2, "eth", True, OWN_MAC, 1500)
 LOOPBACK = (4, 0x7F000000, 0x7FFFFFFF, 0, bytes([127, 0, 0, 1]), b"")
+LOOPBACK6 = (6, 1, 1, 0, bytes(15) + b"\1", b"")
 GOOD: dict[str, object] = {"key": bytes(16), "links": [LINK, ETHERNET], "routes": [LOOPBACK]}
 
 
@@ -538,15 +528,21 @@ GOOD: dict[str, object] = {"key": bytes(16), "links": [LINK, ETHERNET], "routes"
         ({"links": [(1, "lo", False, OWN_MAC, 65536)]}, "interface lo"),
         ({"links": [(2, "eth", True, b"", 1500)]}, "interface eth"),
         ({"links": [(2, "eth", True, OWN_MAC, 40)]}, "interface eth"),
-        ({"routes": [(5, *LOOPBACK[1:])]}, "family"),
-        ({"routes": [(*LOOPBACK[:3], 2, *LOOPBACK[4:])]}, "links"),
-        ({"routes": [(*LOOPBACK[:3], -1, *LOOPBACK[4:])]}, "links"),
-        ({"routes": [(4, 2, 1, *LOOPBACK[3:])]}, "sorted"),
-        ({"routes": [LOOPBACK, LOOPBACK]}, "disjoint"),
-        ({"routes": [(4, 1, 2**32, *LOOPBACK[3:])]}, "sorted"),
-        ({"routes": [(*LOOPBACK[:4], bytes(16), b"")]}, "source"),
-        ({"routes": [(*LOOPBACK[:5], NEXT_MAC)]}, "Ethernet"),
-        ({"routes": [(*LOOPBACK[:3], 1, LOOPBACK[4], b"12345")]}, "6 bytes"),
+        *(
+            case
+            for route, bits, other in ((LOOPBACK, 32, bytes(16)), (LOOPBACK6, 128, bytes(4)))
+            for case in [
+                ({"routes": [(5, *route[1:])]}, "family"),
+                ({"routes": [(*route[:3], 2, *route[4:])]}, "links"),
+                ({"routes": [(*route[:3], -1, *route[4:])]}, "links"),
+                ({"routes": [(route[0], 2, 1, *route[3:])]}, "sorted"),
+                ({"routes": [route, route]}, "disjoint"),
+                ({"routes": [(route[0], 1, 2**bits, *route[3:])]}, "sorted"),
+                ({"routes": [(*route[:4], other, b"")]}, "source"),
+                ({"routes": [(*route[:5], NEXT_MAC)]}, "Ethernet"),
+                ({"routes": [(*route[:3], 1, route[4], b"12345")]}, "6 bytes"),
+            ]
+        ),
     ],
 )
 def test_arguments_out_of_bounds(options: dict[str, object], said: str) -> None:
@@ -567,16 +563,18 @@ def test_without_the_privilege_it_says_so() -> None:
     assert "raw socket" in in_child(unprivileged)[1]()
 
 
-def test_the_order_of_a_scan_does_not_show_in_source_ports() -> None:
+def test_the_order_of_a_scan_does_not_show_in_source_ports(version: int) -> None:
     """Ports follow from key, target and port: another key, other ports."""
     rng = random.Random(1)
-    targets = [rng.randbytes(4) for _ in range(64)]
+    targets = [rng.randbytes(len(OWN[version])) for _ in range(64)]
 
-    def chosen(key: bytes) -> list[bytes]:
-        return [
-            _core._raw_frame(TCP, OWN[4], target, OWN_MAC, NEXT_MAC, 1500, 80, key)[34:36]
+    def chosen(key: bytes) -> list[int]:
+        own = OWN[version]
+        frames = [
+            _core._raw_frame(TCP, own, target, OWN_MAC, NEXT_MAC, 1500, 80, key)
             for target in targets
         ]
+        return [source_port(made, version) for made in frames]
 
     assert chosen(COOKIE_KEY) == chosen(COOKIE_KEY)
     assert chosen(COOKIE_KEY) != chosen(bytes(16))

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 import pytest
 
+import core_lab
 from core_lab import (
     ACK,
     ALL_STATES,
@@ -23,6 +24,8 @@ from core_lab import (
     Drive,
     Ended,
     bucket,
+    exclusions,
+    host,
     inside,
     run,
     space,
@@ -49,6 +52,8 @@ from raw_lab import (
 
 pytestmark = pytest.mark.lab
 
+#: A range of addresses.
+several = core_lab.hosts
 BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
 
 
@@ -62,11 +67,6 @@ def far(alone: Namespace, request: pytest.FixtureRequest) -> Iterator[FarEnd]:
 def tap(alone: Namespace) -> Iterator[FarEnd]:
     with inside(alone), FarEnd(alone, True) as made:
         yield made
-
-
-@pytest.fixture(params=[4, 6])
-def version(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
 
 
 def hosts(version: int, last: int, *ports: int) -> _core.Space:
@@ -203,8 +203,8 @@ def test_the_first_answer_counts_and_others_are_dropped(far: FarEnd, version: in
     assert engine.sent == 2
 
 
-def test_answers_after_the_end_are_nobodys(far: FarEnd) -> None:
-    where = hosts(4, 1, 80)
+def test_answers_after_the_end_are_nobodys(far: FarEnd, version: int) -> None:
+    where = hosts(version, 1, 80)
     engine = far.engine(tcp_timeout_s=0.01)
     drive = Drive(engine)
     (probe,) = far.start(drive, where)
@@ -350,8 +350,8 @@ def test_forged_datagrams_and_errors_count_for_nothing(far: FarEnd, version: int
     assert set(told(where, ended).values()) == {("open|filtered", "no-response")}
 
 
-def test_ports_without_an_own_payload_are_left_out_if_asked(far: FarEnd) -> None:
-    where = datagrams(4, 2, 53, 1000)
+def test_ports_without_an_own_payload_are_left_out_if_asked(far: FarEnd, version: int) -> None:
+    where = datagrams(version, 2, 53, 1000)
     drive = Drive(far.engine(udp_timeout_s=0.02, udp_fast=True, payloads={53: b"q"}))
     drive.engine.add_slice(1, 0, where.total, where, None)
     ended = drive.to_end()
@@ -474,8 +474,8 @@ def test_only_what_is_silent_is_sent_again(far: FarEnd, version: int) -> None:
     }
 
 
-def test_a_slice_that_rests_does_not_hold_others_back(far: FarEnd) -> None:
-    one, two = hosts(4, 3, 80), hosts(4, 3, 443)
+def test_a_slice_that_rests_does_not_hold_others_back(far: FarEnd, version: int) -> None:
+    one, two = hosts(version, 3, 80), hosts(version, 3, 443)
     drive = Drive(far.engine(retries=1, tcp_timeout_s=0.05))
     drive.engine.add_slice(1, 0, one.total, one, None)
     drive.engine.add_slice(2, 0, two.total, two, None)
@@ -486,8 +486,8 @@ def test_a_slice_that_rests_does_not_hold_others_back(far: FarEnd) -> None:
     assert drive.leases[1].counts["filtered"] == drive.leases[2].counts["filtered"] == 3
 
 
-def test_a_slice_ends_as_soon_as_all_have_answered(far: FarEnd) -> None:
-    where = hosts(4, 9, 80)
+def test_a_slice_ends_as_soon_as_all_have_answered(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, 80)
     engine = far.engine(retries=5, tcp_timeout_s=1000)
     drive = Drive(engine)
     for probe in far.start(drive, where):
@@ -495,8 +495,8 @@ def test_a_slice_ends_as_soon_as_all_have_answered(far: FarEnd) -> None:
     assert drive.to_end(5).counts["closed"] == 9
 
 
-def test_silence_is_counted_unasked_and_told_if_asked(far: FarEnd) -> None:
-    where = hosts(4, 9, *range(1, 300))
+def test_silence_is_counted_unasked_and_told_if_asked(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, *range(1, 300))
     quiet = run(far.engine(states=(), tcp_timeout_s=0.02), where)
     assert quiet.hits == []
     assert quiet.counts["filtered"] == where.total
@@ -505,17 +505,17 @@ def test_silence_is_counted_unasked_and_told_if_asked(far: FarEnd) -> None:
     assert {hit.state for hit in ended.hits} == {"filtered"}
 
 
-def test_more_silent_ones_than_there_is_room_for_hits(far: FarEnd) -> None:
-    where = space(["198.18.0.0-198.18.0.255"], tcp(*range(1, 101)))
+def test_more_silent_ones_than_there_is_room_for_hits(far: FarEnd, version: int) -> None:
+    where = space([several(version, 0, 255)], tcp(*range(1, 101)))
     engine = far.engine(tcp_timeout_s=0.02)
     ended = run(engine, where)
     check(ended, where.total)
     assert set(ended.states) == set(range(where.total))
 
 
-def test_a_process_that_was_stopped_finds_answers_not_deadlines(far: FarEnd) -> None:
+def test_a_process_that_was_stopped_finds_answers_not_deadlines(far: FarEnd, version: int) -> None:
     """What came in while nobody pumped counts, though its time is long over."""
-    where = hosts(4, 5, 80)
+    where = hosts(version, 5, 80)
     drive = Drive(far.engine(tcp_timeout_s=0.05))
     for probe in far.start(drive, where):
         far.put(tcp_answer(probe, RST | ACK))
@@ -545,15 +545,8 @@ def test_two_slices_of_one_space_and_slices_of_two(far: FarEnd, version: int) ->
 
 def test_nothing_goes_to_what_is_excluded_or_refused(far: FarEnd, version: int) -> None:
     where = hosts(version, 9, 80, 81, 443)
-    numbers = [int(ip_address(f"{BASE[version]}{k}")) for k in range(10)]
-    bits = {4: ([], []), 6: ([], [])}
-    bits[version][0].extend([(numbers[2], numbers[3])])
-    excluded = _core.Exclusions(
-        bits[4][0] if version == 4 else [], bits[6][0] if version == 6 else []
-    )
-    outside = [(numbers[8], numbers[9])]
-    refused = _core.Exclusions(outside, []) if version == 4 else _core.Exclusions([], outside)
-    policy = _core.Policy(refused, [(6, 1, 400)])
+    excluded = exclusions(several(version, 2, 3))
+    policy = _core.Policy(exclusions(several(version, 8, 9)), [(6, 1, 400)])
     engine = far.engine(retries=2, tcp_timeout_s=0.02, policy=policy)
     drive = Drive(engine)
     engine.add_slice(1, 0, where.total, where, excluded)
@@ -568,9 +561,9 @@ def test_nothing_goes_to_what_is_excluded_or_refused(far: FarEnd, version: int) 
     assert engine.sent == 30
 
 
-def test_a_slice_of_nothing_but_exclusions_ends(far: FarEnd) -> None:
-    where = hosts(4, 9, 80)
-    everything = _core.Exclusions([(0, 2**32 - 1)], [])
+def test_a_slice_of_nothing_but_exclusions_ends(far: FarEnd, version: int) -> None:
+    where = hosts(version, 9, 80)
+    everything = _core.Exclusions([(0, 2**32 - 1)], [(0, 2**128 - 1)])
     ended = run(far.engine(retries=3, tcp_timeout_s=100), where, everything)
     assert ended.counts["excluded"] == 9
     assert far.probes() == []
@@ -579,12 +572,13 @@ def test_a_slice_of_nothing_but_exclusions_ends(far: FarEnd) -> None:
 # ── what this machine cannot do ─────────────────────────────────────────────────────────────
 
 
-def test_without_a_route_it_is_an_error(far: FarEnd) -> None:
-    where = space(["198.18.0.1", "198.19.0.77", "2001:db8:2::1"], tcp(80, 81))
+def test_without_a_route_it_is_an_error(far: FarEnd, version: int) -> None:
+    own = {4: "198.18.0.1", 6: "2001:db8:1::1"}[version]
+    where = space([own, "198.19.0.77", "2001:db8:2::1"], tcp(80, 81))
     ended = run(far.engine(retries=1, tcp_timeout_s=0.02), where)
     check(ended, 6)
     assert ended.errors == {"no-route-from-here": 4}
-    assert {target_of(probe)[0] for probe in far.probes()} == {"198.18.0.1"}
+    assert {target_of(probe)[0] for probe in far.probes()} == {own}
 
 
 def test_an_interface_that_is_down_is_no_silence(
@@ -599,8 +593,10 @@ def test_an_interface_that_is_down_is_no_silence(
     assert engine.sent == 0
 
 
-def test_an_interface_that_comes_up_again_costs_nothing(tap: FarEnd, alone: Namespace) -> None:
-    where = hosts(4, 2, 80)
+def test_an_interface_that_comes_up_again_costs_nothing(
+    tap: FarEnd, alone: Namespace, version: int
+) -> None:
+    where = hosts(version, 2, 80)
     drive = Drive(tap.engine(tcp_timeout_s=0.05))
     alone.ip("link", "set", tap.name, "down")
     drive.engine.add_slice(1, 0, where.total, where, None)
@@ -669,9 +665,9 @@ def test_a_neighbour_nobody_answers_for_is_given_up(tap: FarEnd, version: int) -
     assert {hit.reason for hit in ended.hits} == {"host-unreach"}
 
 
-def test_more_neighbours_than_the_table_holds(tap: FarEnd) -> None:
+def test_more_neighbours_than_the_table_holds(tap: FarEnd, version: int) -> None:
     """10,000 of 8,192: those that nobody waits for make room."""
-    where = space(["198.18.0.0-198.18.39.15"], tcp(80))
+    where = space([several(version, 0, 9999)], tcp(80))
     engine = tap.engine(direct=True, tcp_timeout_s=0.02, states=())
     drive = Drive(engine)
     engine.add_slice(1, 0, where.total, where, None)
@@ -680,9 +676,9 @@ def test_more_neighbours_than_the_table_holds(tap: FarEnd) -> None:
         drive.pump(0.05)
         for link, address in engine.neighbours_wanted():
             asked += 1
-            engine.set_neighbour(link, address, macs(address[3]))
+            engine.set_neighbour(link, address, macs(address[-1]))
         for probe in tap.probes():
-            assert probe[:6] == macs(taken_apart(probe)[1][3])
+            assert probe[:6] == macs(taken_apart(probe)[1][-1])
     assert asked == where.total
     assert engine.sent == where.total
     assert drive.leases[1].counts["filtered"] == where.total
@@ -693,8 +689,11 @@ def test_more_neighbours_than_the_table_holds(tap: FarEnd) -> None:
     [
         (1, bytes(4), bytes(6)),
         (-1, bytes(4), bytes(6)),
+        (1, bytes(16), bytes(6)),
         (0, bytes(5), bytes(6)),
+        (0, bytes(15), bytes(6)),
         (0, bytes(4), b""),
+        (0, bytes(16), b""),
     ],
 )
 def test_no_neighbour(tap: FarEnd, link: int, address: bytes, mac: bytes) -> None:
@@ -731,9 +730,9 @@ def test_names_share_addresses_and_have_several(far: FarEnd) -> None:
     assert ended.counts["more"] == 2
 
 
-def test_thousands_of_names_at_one_address(tap: FarEnd) -> None:
+def test_thousands_of_names_at_one_address(tap: FarEnd, version: int) -> None:
     where = space([], tcp(80), names=9000)
-    one = ip_address("198.18.0.1").packed
+    one = ip_address(host(version, 1)).packed
     engine = tap.engine(tcp_timeout_s=5)
     drive = Drive(engine)
     engine.add_names(1, 0, 9000, where, None, {k: [one] for k in range(9000)})
@@ -766,13 +765,13 @@ def test_the_control_descriptor_ends_a_pump(far: FarEnd) -> None:
         assert not engine.pump(0.001)
 
 
-def test_paused_it_sends_nothing_and_hears_all(far: FarEnd) -> None:
-    where = hosts(4, 3, 80)
+def test_paused_it_sends_nothing_and_hears_all(far: FarEnd, version: int) -> None:
+    where = hosts(version, 3, 80)
     engine = far.engine(tcp_timeout_s=60)
     drive = Drive(engine)
     probes = far.start(drive, where)
     engine.paused = True
-    more = hosts(4, 3, 81)
+    more = hosts(version, 3, 81)
     engine.add_slice(2, 0, more.total, more, None)
     for probe in probes:
         far.put(tcp_answer(probe, RST | ACK))
@@ -784,9 +783,9 @@ def test_paused_it_sends_nothing_and_hears_all(far: FarEnd) -> None:
     assert len(far.gather(drive, 3)) == 3
 
 
-def test_a_slice_more_is_asked_for_when_a_first_pass_is_over(far: FarEnd) -> None:
+def test_a_slice_more_is_asked_for_when_a_first_pass_is_over(far: FarEnd, version: int) -> None:
     """`pump` comes back while the slice still waits for its answers."""
-    where = hosts(4, 3, 80)
+    where = hosts(version, 3, 80)
     engine = far.engine(tcp_timeout_s=60)
     engine.pump(0)
     for lease in (1, 2):
@@ -798,13 +797,13 @@ def test_a_slice_more_is_asked_for_when_a_first_pass_is_over(far: FarEnd) -> Non
     assert engine.in_flight >= 3
 
 
-def test_slices_out_of_bounds(far: FarEnd) -> None:
-    where = hosts(4, 3, 80)
+def test_slices_out_of_bounds(far: FarEnd, version: int) -> None:
+    where = hosts(version, 3, 80)
     engine = far.engine()
     for start, count in [(0, 0), (0, 4), (3, 1), (2**64 - 1, 2)]:
         with pytest.raises(ValueError):
             engine.add_slice(1, start, count, where, None)
-    huge = space(["198.18.0.0-198.18.127.255"], tcp(*range(1, 20000)))
+    huge = space([several(version, 0, 32767)], tcp(*range(1, 20000)))
     with pytest.raises(ValueError, match="at most"):
         engine.add_slice(1, 0, 2**28 + 1, huge, None)
     with pytest.raises(ValueError, match="add_names"):
@@ -816,16 +815,15 @@ def test_slices_out_of_bounds(far: FarEnd) -> None:
         engine.add_slice(2000, 0, 1, where, None)
 
 
-def test_every_packet_takes_a_turn_of_the_rate(far: FarEnd) -> None:
+def test_every_packet_takes_a_turn_of_the_rate(far: FarEnd, version: int) -> None:
     """Also one that is sent again; what is passed over takes none."""
-    where = hosts(4, 9, 80)
+    where = hosts(version, 9, 80)
     rate = bucket(0.001)
-    numbers = [int(ip_address(f"198.18.0.{k}")) for k in (1, 8)]
     engine = far.engine(retries=1, tcp_timeout_s=0.01, shared=rate)
     drive = Drive(engine)
-    engine.add_slice(1, 0, where.total, where, _core.Exclusions([tuple(numbers)], []))
+    engine.add_slice(1, 0, where.total, where, exclusions(several(version, 1, 8)))
     (probe,) = far.gather(drive, 1)
-    assert target_of(probe) == ("198.18.0.9", 80)
+    assert target_of(probe) == (host(version, 9), 80)
     for _ in range(8):
         drive.pump(0.1)
     assert far.probes() == [], "the second pass has begun, and its packet has no turn yet"

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from core_lab import ACK, RST, SYN, Drive, inside, space, tcp
+import core_lab
+from core_lab import ACK, ICMP, PROHIBITED, RST, SYN, Drive, host, inside, space, tcp
 from lab.namespaces import Namespace, require
 from nray import _core
 from raw_lab import FarEnd, echo_answer, icmp_error, source_port, target_of, tcp_answer
 
 pytestmark = pytest.mark.lab
 
-BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
-VERSIONS = pytest.mark.parametrize("version", [4, 6])
+#: A range of addresses.
+several = core_lab.hosts
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,17 @@ def far(alone: Namespace) -> Iterator[FarEnd]:
 
 
 def hosts(version: int, count: int, *ports: int) -> _core.Space:
-    return space([f"{BASE[version]}{k}" for k in range(1, count + 1)], tcp(*ports))
+    return space([several(version, 1, count)], tcp(*ports))
 
 
 class Sampled:
     """An engine that samples, whose probes and samples are told apart by their source ports."""
 
-    def __init__(self, far: FarEnd, **options: object) -> None:
+    def __init__(self, far: FarEnd, version: int = 4, **options: object) -> None:
         fd = os.memfd_create("test-samples", os.MFD_CLOEXEC)
         os.ftruncate(fd, _core.Bucket.BYTES)
         self.far = far
+        self.version = version
         self.shared = _core.Bucket(fd)
         os.close(fd)
         given = {"samples": True, "shared": self.shared, "tcp_timeout_s": 60.0}
@@ -76,7 +78,6 @@ class Sampled:
             self.look()
 
 
-@VERSIONS
 def test_what_has_answered_is_asked_again(far: FarEnd, version: int) -> None:
     where = hosts(version, 9, 80, 81)
     scan = Sampled(far)
@@ -108,8 +109,9 @@ def test_what_has_answered_is_asked_again(far: FarEnd, version: int) -> None:
 
 def flood(scan: Sampled, rounds: int, lease: int = 100) -> None:
     """Send on to silent ports, so that there is a share for samples."""
+    version = scan.version
     for k in range(rounds):
-        where = space([f"{BASE[4]}200"], tcp(*range(2000 + 16 * k, 2016 + 16 * k)))
+        where = space([host(version, 200)], tcp(*range(2000 + 16 * k, 2016 + 16 * k)))
         before = len(scan.probes)
         scan.engine.add_slice(lease + k, 0, 16, where, None)
         scan.until(before + 16)
@@ -124,10 +126,10 @@ def flood_until(scan: Sampled, met: Callable[[], bool]) -> None:
     raise AssertionError("not within 200 rounds")
 
 
-def begun(far: FarEnd, known: int = 1, **options: object) -> Sampled:
+def begun(far: FarEnd, version: int, known: int = 1, **options: object) -> Sampled:
     """A scan with so many ports that are known to answer."""
-    scan = Sampled(far, **options)
-    where = hosts(4, known, 80)
+    scan = Sampled(far, version, **options)
+    where = hosts(version, known, 80)
     scan.engine.add_slice(1, 0, where.total, where, None)
     scan.until(known)
     for probe in scan.probes:
@@ -138,8 +140,8 @@ def begun(far: FarEnd, known: int = 1, **options: object) -> Sampled:
     return scan
 
 
-def test_one_port_is_not_bothered_and_silence_is_told(far: FarEnd) -> None:
-    scan = begun(far)
+def test_one_port_is_not_bothered_and_silence_is_told(far: FarEnd, version: int) -> None:
+    scan = begun(far, version)
     number = scan.shared.begin_stretch()
     began = time.monotonic()
     flood(scan, 12)
@@ -149,8 +151,8 @@ def test_one_port_is_not_bothered_and_silence_is_told(far: FarEnd) -> None:
     assert scan.shared.samples(number) == (len(scan.samples), 0, len(scan.samples))
 
 
-def test_a_port_that_falls_silent_is_left_alone(far: FarEnd) -> None:
-    scan = begun(far)
+def test_a_port_that_falls_silent_is_left_alone(far: FarEnd, version: int) -> None:
+    scan = begun(far, version)
     lost = 0
     for k in range(8):
         number = scan.shared.begin_stretch()
@@ -165,8 +167,8 @@ def test_a_port_that_falls_silent_is_left_alone(far: FarEnd) -> None:
     assert lost == len(scan.samples) == 3
 
 
-def test_without_a_stretch_there_are_none(far: FarEnd) -> None:
-    scan = begun(far, 3)
+def test_without_a_stretch_there_are_none(far: FarEnd, version: int) -> None:
+    scan = begun(far, version, 3)
     flood(scan, 5)
     assert scan.samples == []
     scan.shared.begin_stretch()
@@ -175,37 +177,37 @@ def test_without_a_stretch_there_are_none(far: FarEnd) -> None:
     assert scan.samples == []
 
 
-def test_an_engine_without_samples_has_all_ports(far: FarEnd) -> None:
-    scan = Sampled(far, samples=False)
+def test_an_engine_without_samples_has_all_ports(far: FarEnd, version: int) -> None:
+    scan = Sampled(far, version, samples=False)
     middle, scan.middle = scan.middle, 1 << 16
     number = scan.shared.begin_stretch()
     flood(scan, 30)
     assert scan.shared.samples(number) == (0, 0, 0)
     assert scan.shared.sent == 0
-    ports = Counter(source_port(probe, 4) >= middle for probe in scan.probes)
+    ports = Counter(source_port(probe, version) >= middle for probe in scan.probes)
     assert min(ports[True], ports[False]) > 100
 
 
-def test_answers_that_nobody_asked_for_count_for_nothing(far: FarEnd) -> None:
-    scan = begun(far, 2)
+def test_answers_that_nobody_asked_for_count_for_nothing(far: FarEnd, version: int) -> None:
+    scan = begun(far, version, 2)
     number = scan.shared.begin_stretch()
     flood(scan, 6)
     sample = scan.samples[0]
     other = next(each for each in scan.probes if target_of(each) != target_of(sample))
     wrong = bytearray(sample)
-    wrong[14 + 20 + 4] ^= 1  # another number: no cookie of ours
+    wrong[14 + (20 if version == 4 else 40) + 4] ^= 1  # another number: no cookie of ours
     far.put(tcp_answer(bytes(wrong), SYN | ACK))
     far.put(tcp_answer(other, SYN | ACK))
     for _ in range(3):
         scan.look(0.005)
     assert scan.shared.samples(number)[1] == 0
-    scan.answers = lambda sample: [icmp_error(sample, 3, 13)]
+    scan.answers = lambda sample: [icmp_error(sample, *PROHIBITED[version])]
     flood_until(scan, lambda: scan.shared.samples(number)[1] >= 1)
 
 
-def test_echo_replies_are_known_too(far: FarEnd) -> None:
-    where = space([f"{BASE[4]}{k}" for k in range(1, 30)], [(1, 0)])
-    scan = Sampled(far)
+def test_echo_replies_are_known_too(far: FarEnd, version: int) -> None:
+    where = space([several(version, 1, 29)], [(1, 0)])
+    scan = Sampled(far, version)
     number = scan.shared.begin_stretch()
     scan.engine.add_slice(1, 0, where.total, where, None)
     scan.until(29)
@@ -217,7 +219,8 @@ def test_echo_replies_are_known_too(far: FarEnd) -> None:
     def answered() -> bool:
         nonlocal told
         frames = scan.probes + scan.samples
-        echoes = [each for each in frames if each[14 + 9] == 1]
+        at = 14 + (9 if version == 4 else 6)
+        echoes = [each for each in frames if each[at] == ICMP[version]]
         for echo in echoes[told:]:
             far.put(echo_answer(echo))
         told = len(echoes)
@@ -227,8 +230,8 @@ def test_echo_replies_are_known_too(far: FarEnd) -> None:
     flood_until(scan, answered)
 
 
-def test_stretches_are_counted_apart(far: FarEnd) -> None:
-    scan = begun(far, 4)
+def test_stretches_are_counted_apart(far: FarEnd, version: int) -> None:
+    scan = begun(far, version, 4)
     first = scan.shared.begin_stretch()
     flood(scan, 3)
     scan.shared.end_stretch()
@@ -242,11 +245,11 @@ def test_stretches_are_counted_apart(far: FarEnd) -> None:
     assert scan.shared.samples(second)[1] == 0
 
 
-def test_they_take_turns_of_the_rate(far: FarEnd) -> None:
-    scan = begun(far, 20)
+def test_they_take_turns_of_the_rate(far: FarEnd, version: int) -> None:
+    scan = begun(far, version, 20)
     scan.shared.set_rate(2000)
     scan.shared.begin_stretch()
-    where = hosts(4, 200, *range(3000, 3005))
+    where = hosts(version, 200, *range(3000, 3005))
     before = scan.engine.sent
     began = time.monotonic()
     scan.engine.add_slice(2, 0, where.total, where, None)

@@ -90,7 +90,6 @@ def judge(truth: Truth, states: dict[tuple[str, str, int], tuple[str, str]]) -> 
 NETWORKS = {4: "198.18.4.0/24", 6: "2001:db8:1::4:0/120"}
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_each_fate_is_told(lab: Lab, version: int) -> None:
     """Every way to answer, each ICMP code among them, over hosts and over ports."""
     if not lab.icmp_unlimited:
@@ -116,7 +115,6 @@ def test_each_fate_is_told(lab: Lab, version: int) -> None:
         assert judge(truth, states) == []
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_each_fate_is_told_over_udp(lab: Lab, version: int) -> None:
     if not lab.icmp_unlimited:
         pytest.skip("this kernel does not let a namespace lift its ICMP limits")
@@ -144,7 +142,6 @@ def test_each_fate_is_told_over_udp(lab: Lab, version: int) -> None:
             assert state == ("closed" if reason == "port-unreach" else "filtered", reason)
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_a_whole_network_at_a_fixed_rate(lab: Lab, version: int) -> None:
     """4,096 hosts × 2 ports in four slices, a shared rate: all open ones, and no other."""
     first = ip_address("198.18.16.0" if version == 4 else "2001:db8:1::16:0")

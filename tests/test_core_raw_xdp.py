@@ -24,7 +24,6 @@ pytestmark = pytest.mark.lab
 
 BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
 ETH_P_ALL = 3
-VERSIONS = pytest.mark.parametrize("version", [4, 6])
 
 
 @pytest.fixture
@@ -41,7 +40,6 @@ def hosts(version: int, last: int, *ports: int) -> _core.Space:
     return space([f"{BASE[version]}1-{BASE[version]}{last}"], tcp(*ports))
 
 
-@VERSIONS
 def test_the_frames_are_those_of_the_other_way(tap: FarEnd, version: int) -> None:
     where = hosts(version, 4, *range(1, 41))
 
@@ -64,7 +62,6 @@ def test_the_frames_are_those_of_the_other_way(tap: FarEnd, version: int) -> Non
     assert sent(True) == sent(False)
 
 
-@VERSIONS
 def test_more_frames_than_the_ring_holds_leave_once_each(tap: FarEnd, version: int) -> None:
     where = hosts(version, 5, *range(1, 1001))
     engine = tap.engine(xdp=True)
@@ -76,16 +73,20 @@ def test_more_frames_than_the_ring_holds_leave_once_each(tap: FarEnd, version: i
     assert engine.sent == 5000
 
 
-def test_an_interface_that_is_down_is_no_silence(tap: FarEnd, alone: Namespace) -> None:
+def test_an_interface_that_is_down_is_no_silence(
+    tap: FarEnd, alone: Namespace, version: int
+) -> None:
     engine = tap.engine(xdp=True)
     alone.ip("link", "set", tap.name, "down")
-    ended = run(engine, hosts(4, 2, 80))
+    ended = run(engine, hosts(version, 2, 80))
     assert ended.errors == {"no-route-from-here": 2}
     assert engine.sent == 0
 
 
-def test_an_interface_that_comes_up_again_gets_each_once(tap: FarEnd, alone: Namespace) -> None:
-    where = hosts(4, 2, 80)
+def test_an_interface_that_comes_up_again_gets_each_once(
+    tap: FarEnd, alone: Namespace, version: int
+) -> None:
+    where = hosts(version, 2, 80)
     drive = Drive(tap.engine(xdp=True, tcp_timeout_s=0.05))
     alone.ip("link", "set", tap.name, "down")
     drive.engine.add_slice(1, 0, where.total, where, None)
@@ -100,7 +101,9 @@ def test_an_interface_that_comes_up_again_gets_each_once(tap: FarEnd, alone: Nam
     assert tap.probes() == []
 
 
-def test_a_device_s_queue_serves_one_engine_and_others_go_the_other_way(tap: FarEnd) -> None:
+def test_a_device_s_queue_serves_one_engine_and_others_go_the_other_way(
+    tap: FarEnd, version: int
+) -> None:
     first = tap.engine(xdp=True)
     assert first.no_xdp == {}
     # Another program's, as it is no engine of the same shard; and there is one queue alone.
@@ -109,7 +112,7 @@ def test_a_device_s_queue_serves_one_engine_and_others_go_the_other_way(tap: Far
     beyond = tap.engine(xdp=True, shard=1, shards=2)
     assert beyond.no_xdp == {0: errno.EINVAL}
     for engine in (busy, beyond):
-        where = hosts(4, 3, 80)
+        where = hosts(version, 3, 80)
         probes = tap.start(Drive(engine), where)
         assert len(probes) == 3
 
@@ -134,7 +137,6 @@ def test_it_goes_with_syn_alone() -> None:
     assert "--xdp goes with --syn" in done.output
 
 
-@VERSIONS
 def test_a_whole_scan_finds_what_is_there(lab: Lab, version: int) -> None:
     network = {4: "198.18.0.0/24", 6: "2001:db8:1::/120"}[version]
     truth = draw_space(1414 + version, network, (80, 443), {OPEN: 0.3, CLOSED: 0.7})

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from core_lab import ACK, ALL_STATES, KEY, SYN, TCP, Drive, bucket, inside, run
+from core_lab import ACK, ALL_STATES, KEY, SYN, TCP, Drive, bucket, inside, own, run
 from lab.namespaces import Namespace
 from nray import _core
 from raw_lab import COOKIE_KEY, OWN_MAC, FarEnd, echo_answer, taken_apart, tcp_answer
@@ -17,7 +17,6 @@ HOSTS, NEAR, LINK = 1, 2, 3
 RST = 4
 PING = [(1, 0)]
 lab = pytest.mark.lab
-VERSIONS = pytest.mark.parametrize("version", [4, 6])
 BASE = {4: int(ip_address("198.18.0.0")), 6: int(ip_address("2001:db8:1::"))}
 RESPONSE = {4: "arp-response", 6: "nd-response"}
 
@@ -35,12 +34,14 @@ def told(ended: object) -> dict[int, tuple[str, str]]:
     return found
 
 
-def test_who_refuses_a_connection_is_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def test_who_refuses_a_connection_is_there(version: int) -> None:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with socket.create_server((own(version), 0), family=family) as listener:
         port = listener.getsockname()[1]
         shut = port - 1
-        some = [(0x7F000001, 0x7F000001)]
-        where = _core.Space(some, [], 0, [(TCP, shut), (TCP, port)], KEY, HOSTS)
+        some = [(number := int(ip_address(own(version))), number)]
+        four, six = (some, []) if version == 4 else ([], some)
+        where = _core.Space(four, six, 0, [(TCP, shut), (TCP, port)], KEY, HOSTS)
         ended = run(_core.Engine(bucket(), states=ALL_STATES), where)
     assert {(hit.state, hit.reason) for hit in ended.hits} == {
         ("open", "syn-ack"),
@@ -62,7 +63,6 @@ def tap(alone: Namespace) -> Iterator[FarEnd]:
 
 
 @lab
-@VERSIONS
 def test_any_answer_to_a_syn_is_a_host_and_silence_no_hit(tap: FarEnd, version: int) -> None:
     engine = tap.engine(states=ALL_STATES)
     drive = Drive(engine)
@@ -76,7 +76,6 @@ def test_any_answer_to_a_syn_is_a_host_and_silence_no_hit(tap: FarEnd, version: 
 
 
 @lab
-@VERSIONS
 @pytest.mark.parametrize("search", [NEAR, LINK])
 def test_on_the_link_a_neighbour_is_a_host_and_no_packet_is_sent(
     tap: FarEnd, version: int, search: int
@@ -98,7 +97,6 @@ def test_on_the_link_a_neighbour_is_a_host_and_no_packet_is_sent(
 
 
 @lab
-@VERSIONS
 def test_beyond_the_link_one_mode_asks_by_echo_and_the_other_says_that_it_cannot(
     tap: FarEnd, version: int
 ) -> None:
@@ -119,26 +117,30 @@ def test_beyond_the_link_one_mode_asks_by_echo_and_the_other_says_that_it_cannot
 
 
 @lab
-def test_own_addresses_are_there(alone: Namespace) -> None:
+def test_own_addresses_are_there(alone: Namespace, version: int) -> None:
+    first = int(ip_address(own(version)))
+    some = [(first, first + 2)]
+    four, six = (some, []) if version == 4 else ([], some)
+    route = (version, first, first + 2, 0, ip_address(own(version)).packed, b"")
     with inside(alone):
         engine = _core.RawEngine(
             bucket(),
             key=COOKIE_KEY,
             links=[(1, "lo", False, b"", 65536)],
-            routes=[(4, 0x7F000000, 0x7FFFFFFF, 0, bytes([127, 0, 0, 1]), b"")],
+            routes=[route],
             states=ALL_STATES,
         )
-        ended = run(engine, _core.Space([(0x7F000001, 0x7F000003)], [], 0, PING, KEY, LINK))
+        ended = run(engine, _core.Space(four, six, 0, PING, KEY, LINK))
     assert {hit.reason for hit in ended.hits} == {"localhost-response"}
     assert ended.counts["open"] == 3
     assert engine.sent == 0
 
 
 @lab
-def test_asking_neighbours_takes_turns_of_the_rate(tap: FarEnd) -> None:
+def test_asking_neighbours_takes_turns_of_the_rate(tap: FarEnd, version: int) -> None:
     """The second of two hosts has its turn in a minute."""
     engine = tap.engine(direct=True, rate=1 / 60)
-    where = space(4, 2, PING, LINK)
+    where = space(version, 2, PING, LINK)
     engine.add_slice(1, 0, where.total, where, None)
     wanted: list[tuple[int, bytes]] = []
     for _ in range(20):

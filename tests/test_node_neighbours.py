@@ -55,6 +55,15 @@ def advertisement(mac: bytes, address: bytes, hops: int = 255, options: bytes = 
     return OURS + mac + b"\x86\xdd" + header + body
 
 
+#: Ours, and a neighbour's, by IP version.
+OWN, PEER = {4: OWN4, 6: OWN6}, {4: PEER4, 6: PEER6}
+
+
+def reply(mac: bytes, address: bytes) -> bytes:
+    """What a neighbour answers, of either family."""
+    return arp(mac, address) if len(address) == 4 else advertisement(mac, address)
+
+
 def test_requests_byte_by_byte() -> None:
     assert request(OURS, OWN4, PEER4).hex() == (
         "ffffffffffff" "020000000001" "0806"
@@ -149,8 +158,7 @@ class Told:
         )
 
     def ask(self, address: bytes, *, keep: bool = False) -> None:
-        source = OWN4 if len(address) == 4 else OWN6
-        self.neighbours.ask(ETH.index, address, source, keep=keep)
+        self.neighbours.ask(ETH.index, address, OWN[4 if len(address) == 4 else 6], keep=keep)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -165,8 +173,12 @@ def in_trio(function: object, *arguments: object) -> None:
     trio.run(function, *arguments, clock=MockClock(autojump_threshold=0.001))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("peer", "reply"), [(PEER4, arp), (PEER6, advertisement)])
-def test_an_answer_is_told_once(peer: bytes, reply: object) -> None:
+@pytest.fixture
+def peer(version: int) -> bytes:
+    return PEER[version]
+
+
+def test_an_answer_is_told_once(peer: bytes) -> None:
     async def main() -> None:
         told = Told()
         async with told.running():
@@ -174,10 +186,10 @@ def test_an_answer_is_told_once(peer: bytes, reply: object) -> None:
             told.ask(peer)
             await wait_all_tasks_blocked()
             assert [frame for _, frame in told.wire.sent] == [
-                request(OURS, OWN4 if peer is PEER4 else OWN6, peer)
+                request(OURS, OWN[4 if peer is PEER4 else 6], peer)
             ]
-            await told.wire.hear(reply(THEIRS, peer))  # type: ignore[operator]
-            await told.wire.hear(reply(THEIRS, peer))  # type: ignore[operator]
+            await told.wire.hear(reply(THEIRS, peer))
+            await told.wire.hear(reply(THEIRS, peer))
             assert told.said == [(2, peer, THEIRS)]
             told.ask(peer)  # another worker
             assert told.said == [(2, peer, THEIRS)] * 2
@@ -187,34 +199,36 @@ def test_an_answer_is_told_once(peer: bytes, reply: object) -> None:
     in_trio(main)
 
 
-def test_silence_is_told_after_the_last_try() -> None:
+def test_silence_is_told_after_the_last_try(peer: bytes) -> None:
     async def main() -> None:
         told = Told()
         async with told.running():
             begun = trio.current_time()
-            told.ask(PEER4)
-            assert await told.neighbours.settle([(2, PEER4)]) == {}
+            told.ask(peer)
+            assert await told.neighbours.settle([(2, peer)]) == {}
             assert trio.current_time() - begun == pytest.approx(TRIES_MAX * TRY_S)
             times = [time - begun for time, _ in told.wire.sent]
             assert times == pytest.approx([n * TRY_S for n in range(TRIES_MAX)])
-            assert told.said == [(2, PEER4, None)]
-            await told.wire.hear(arp(THEIRS, PEER4))  # it has come up meanwhile
-            assert told.said[1:] == [(2, PEER4, THEIRS)]
+            assert told.said == [(2, peer, None)]
+            await told.wire.hear(reply(THEIRS, peer))  # it has come up meanwhile
+            assert told.said[1:] == [(2, peer, THEIRS)]
 
     in_trio(main)
 
 
-def test_a_gateway_is_asked_again_and_its_move_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gateway_is_asked_again_and_its_move_is_told(
+    peer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         told = Told()
         async with told.running():
-            told.ask(PEER4, keep=True)
+            told.ask(peer, keep=True)
             await wait_all_tasks_blocked()
-            await told.wire.hear(arp(THEIRS, PEER4))
+            await told.wire.hear(reply(THEIRS, peer))
             await trio.sleep(AGAIN_S + TRY_S / 2)
             assert len(told.wire.sent) == 2
-            await told.wire.hear(arp(OTHER, PEER4))
-            assert told.said == [(2, PEER4, THEIRS), (2, PEER4, OTHER)]
+            await told.wire.hear(reply(OTHER, peer))
+            assert told.said == [(2, peer, THEIRS), (2, peer, OTHER)]
             await trio.sleep(AGAIN_S + TRIES_MAX * TRY_S + TRY_S)
             # Silent now: what it said last is kept, and it is asked on.
             assert len(told.wire.sent) == 2 + TRIES_MAX
@@ -224,7 +238,7 @@ def test_a_gateway_is_asked_again_and_its_move_is_told(caplog: pytest.LogCapture
 
     with caplog.at_level(logging.WARNING):
         in_trio(main)
-    assert "198.19.0.2 on eth0 does not answer any more" in caplog.text
+    assert f"{ip_address(peer)} on eth0 does not answer any more" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -237,32 +251,35 @@ def test_a_gateway_is_asked_again_and_its_move_is_told(caplog: pytest.LogCapture
         (0x20, 1),  # failed
     ],
 )
-def test_the_kernel_s_word_is_taken_where_it_is_certain(state: int, asked: int) -> None:
+def test_the_kernel_s_word_is_taken_where_it_is_certain(
+    peer: bytes, state: int, asked: int
+) -> None:
     async def main() -> None:
-        told = Told(Neighbour(2, PEER4, THEIRS, state))
+        told = Told(Neighbour(2, peer, THEIRS, state))
         async with told.running():
-            told.ask(PEER4, keep=True)
+            told.ask(peer, keep=True)
             await wait_all_tasks_blocked()
             assert len(told.wire.sent) == asked
-            assert told.said == ([] if asked else [(2, PEER4, THEIRS)])
+            assert told.said == ([] if asked else [(2, peer, THEIRS)])
             if state == netlink.NUD_PERMANENT:
                 await trio.sleep(2 * AGAIN_S)
-                await told.wire.hear(arp(OTHER, PEER4))
+                await told.wire.hear(reply(OTHER, peer))
                 assert told.wire.sent == []
                 assert len(told.said) == 1
 
     in_trio(main)
 
 
-def test_many_are_asked_at_once() -> None:
+def test_many_are_asked_at_once(peer: bytes) -> None:
     async def main() -> None:
         told = Told()
         async with told.running():
-            peers = [struct.pack("!I", 0xC6120000 + n) for n in range(1000)]
-            for peer in peers:
-                told.ask(peer)
+            first = int.from_bytes(peer, "big")
+            peers = [(first + n).to_bytes(len(peer), "big") for n in range(1000)]
+            for each in peers:
+                told.ask(each)
             begun = trio.current_time()
-            await told.neighbours.settle([(2, peer) for peer in peers])
+            await told.neighbours.settle([(2, each) for each in peers])
             assert len(told.wire.sent) == TRIES_MAX * 1000
             assert trio.current_time() - begun < TRIES_MAX * TRY_S + 0.1
 

@@ -70,6 +70,18 @@ def rule(priority: int, table: int, **more: object) -> Rule:
     return replace(made, **more)  # type: ignore[arg-type]
 
 
+def of(version: int, text: str) -> str:
+    """An address or network of IPv4, or the one of IPv6 that stands for it: its last 32 bits are
+    the same, and prefixes are as much longer."""
+    if version == 4:
+        return text
+    host, slash, prefix = text.partition("/")
+    if host == "0.0.0.0":
+        return "::/0"
+    mapped = ip_address(number("2001:db8::") + number(host))
+    return f"{mapped}{slash}{int(prefix) + 96 if slash else ''}"
+
+
 RULES = tuple(
     rule(priority, table, family=family)
     for family in (4, 6)
@@ -128,6 +140,7 @@ def test_an_overlay_wins_where_it_has_something(
 
 
 def test_a_plain_machine() -> None:
+    """Of IPv4, with its broadcasts; of IPv6 below."""
     routes = routes_of(
         snapshot(
             [
@@ -160,141 +173,187 @@ def test_a_plain_machine() -> None:
     assert routes.find(6, number("2001:db8::1")) is None
 
 
-def test_rows_leave_out_a_gateway_that_is_not_there() -> None:
+def test_a_plain_machine_of_ipv6() -> None:
+    own = packed("2001:db8::7")
     routes = routes_of(
         snapshot(
             [
-                route("198.18.0.0/24", (3, "198.19.0.1")),
-                route("198.18.1.0/24", (4, "198.19.0.1")),
-                route("198.18.2.0/24", (2, "198.19.0.2")),
-                route("198.18.3.0/24", (2, "")),
+                route("::/0", (2, "fe80::1")),
+                route("2001:db8::/64", (2, ""), source=own),
+                route("2001:db8::7/128", (1, ""), table=255, kind=netlink.RTN_LOCAL),
+                route("ff00::/8", (2, ""), table=255, kind=netlink.RTN_MULTICAST),
+                route("::1/128", (1, ""), table=255, kind=netlink.RTN_LOCAL),
             ],
-            [address(2, "198.19.0.7/16"), address(3, "198.19.1.7/16"), address(4, "198.19.2.7/32")],
+            [address(1, "::1/128", netlink.SCOPE_HOST), address(2, "2001:db8::7/64")],
+        )
+    )
+    wanted = {
+        "2001:db8:1::9": Way(2, own, packed("fe80::1")),
+        "2001:db8::200": Way(2, own, b""),
+        "2001:db8::7": Way(1, own, b""),
+        "::1": Way(1, packed("::1"), b""),
+        "ff02::1": None,
+        "::": None,
+    }
+    assert {text: routes.find(6, number(text)) for text in wanted} == wanted
+    assert routes.gateways() == {(2, packed("fe80::1"), own)}
+    assert routes.notes == ()
+    assert routes.find(4, number("198.18.0.1")) is None
+
+
+def test_rows_leave_out_a_gateway_that_is_not_there(version: int) -> None:
+    routes = routes_of(
+        snapshot(
+            [
+                route(of(version, "198.18.0.0/24"), (3, of(version, "198.19.0.1"))),
+                route(of(version, "198.18.1.0/24"), (4, of(version, "198.19.0.1"))),
+                route(of(version, "198.18.2.0/24"), (2, of(version, "198.19.0.2"))),
+                route(of(version, "198.18.3.0/24"), (2, "")),
+            ],
+            [
+                address(2, of(version, "198.19.0.7/16")),
+                address(3, of(version, "198.19.1.7/16")),
+                address(4, of(version, "198.19.2.7/32")),
+            ],
         )
     )
     mac = bytes.fromhex("0200000000aa")
-    links, rows = routes.rows({(3, packed("198.19.0.1")): mac})
+    links, rows = routes.rows({(3, packed(of(version, "198.19.0.1"))): mac})
     assert links == [
         (3, "eth1", True, ETH2.mac, 1280),
         (4, "tun0", False, b"", 1420),
         (2, "eth0", True, ETH.mac, 1500),
     ]
-    at = [number(f"198.18.{n}.0") for n in range(4)]
+    at = [number(of(version, f"198.18.{n}.0")) for n in range(4)]
     assert rows == [
-        (4, at[0], at[0] + 255, 0, packed("198.19.1.7"), mac),
-        (4, at[1], at[1] + 255, 1, packed("198.19.2.7"), b""),
-        (4, at[3], at[3] + 255, 2, packed("198.19.0.7"), b""),
+        (version, at[0], at[0] + 255, 0, packed(of(version, "198.19.1.7")), mac),
+        (version, at[1], at[1] + 255, 1, packed(of(version, "198.19.2.7")), b""),
+        (version, at[3], at[3] + 255, 2, packed(of(version, "198.19.0.7")), b""),
     ]
 
 
-def test_only_what_is_scanned_needs_gateways() -> None:
+def test_only_what_is_scanned_needs_gateways(version: int) -> None:
     routes = routes_of(
         snapshot(
-            [route("198.18.0.0/16", (2, "198.19.0.1")), route("0.0.0.0/0", (2, "198.19.0.2"))],
-            [address(2, "198.19.0.7/16")],
+            [
+                route(of(version, "198.18.0.0/16"), (2, of(version, "198.19.0.1"))),
+                route(of(version, "0.0.0.0/0"), (2, of(version, "198.19.0.2"))),
+            ],
+            [address(2, of(version, "198.19.0.7/16"))],
         )
     )
-    first = number("198.18.9.0")
-    narrow = routes.narrowed(((first, first + 9), (first + 20, first + 29)), ())
-    assert [gateway for _, gateway, _ in narrow.gateways()] == [packed("198.19.0.1")]
-    assert [(span.first, span.last) for span in narrow.spans[4]] == [
+    first = number(of(version, "198.18.9.0"))
+    scanned = ((first, first + 9), (first + 20, first + 29))
+    narrow = routes.narrowed(*((scanned, ()) if version == 4 else ((), scanned)))
+    assert [gateway for _, gateway, _ in narrow.gateways()] == [packed(of(version, "198.19.0.1"))]
+    assert [(span.first, span.last) for span in narrow.spans[version]] == [
         (first, first + 9),
         (first + 20, first + 29),
     ]
-    assert narrow.missing(4, ((first + 5, first + 22),)) == ((first + 10, first + 19),)
-    hosts = [packed(each) for each in ("198.18.0.1", "198.18.0.2", "2001:db8::1", "0.0.0.0")]
-    assert routes.gateways_to(hosts) == {(2, packed("198.19.0.1"), packed("198.19.0.7"))}
-    assert len(routes.gateways_to([*hosts, packed("198.20.0.1")])) == 2
+    assert narrow.missing(version, ((first + 5, first + 22),)) == ((first + 10, first + 19),)
+    near = [packed(of(version, each)) for each in ("198.18.0.1", "198.18.0.2")]
+    # Of the other family there is no way, and none to the unspecified address.
+    near += [packed({4: "2001:db8::1", 6: "198.18.0.1"}[version])]
+    near += [packed({4: "0.0.0.0", 6: "::"}[version])]
+    found = {(2, packed(of(version, "198.19.0.1")), packed(of(version, "198.19.0.7")))}
+    assert routes.gateways_to(near) == found
+    assert len(routes.gateways_to([*near, packed(of(version, "198.20.0.1"))])) == 2
     assert routes.gateways_to([]) == set()
 
 
 @pytest.mark.parametrize(
     "kind", [netlink.RTN_BLACKHOLE, netlink.RTN_UNREACHABLE, netlink.RTN_PROHIBIT]
 )
-def test_what_the_kernel_would_refuse_has_no_way(kind: int) -> None:
+def test_what_the_kernel_would_refuse_has_no_way(kind: int, version: int) -> None:
     routes = routes_of(
         snapshot(
             [
-                route("198.18.0.0/15", (2, "")),
-                route("198.18.4.0/24", kind=kind),
-                route("198.18.4.128/25", (2, "")),
+                route(of(version, "198.18.0.0/15"), (2, "")),
+                route(of(version, "198.18.4.0/24"), kind=kind),
+                route(of(version, "198.18.4.128/25"), (2, "")),
             ],
-            [address(2, "198.19.0.7/16")],
+            [address(2, of(version, "198.19.0.7/16"))],
         )
     )
-    found = [routes.find(4, number(f"198.18.{rest}")) is None for rest in ("3.1", "4.1", "4.129")]
+    found = [
+        routes.find(version, number(of(version, f"198.18.{rest}"))) is None
+        for rest in ("3.1", "4.1", "4.129")
+    ]
     assert found == [False, True, False]
 
 
-def test_the_lowest_metric_wins_and_of_equals_the_first() -> None:
-    gateways = ["198.19.0.1", "198.19.0.2", "198.19.0.3"]
+def test_the_lowest_metric_wins_and_of_equals_the_first(version: int) -> None:
+    gateways = [of(version, "198.19.0.1"), of(version, "198.19.0.2"), of(version, "198.19.0.3")]
     routes = routes_of(
         snapshot(
             [
-                route("198.18.0.0/16", (2, gateways[0]), metric=200),
-                route("198.18.0.0/16", (2, gateways[1]), metric=100),
-                route("198.18.0.0/16", (2, gateways[2]), metric=100),
-                route("198.18.128.0/17", (9, gateways[0])),  # a link that is not there
+                route(of(version, "198.18.0.0/16"), (2, gateways[0]), metric=200),
+                route(of(version, "198.18.0.0/16"), (2, gateways[1]), metric=100),
+                route(of(version, "198.18.0.0/16"), (2, gateways[2]), metric=100),
+                route(of(version, "198.18.128.0/17"), (9, gateways[0])),  # a link that is not there
             ],
-            [address(2, "198.19.0.7/16")],
+            [address(2, of(version, "198.19.0.7/16"))],
         )
     )
-    for text in ("198.18.0.1", "198.18.200.1"):
-        way = routes.find(4, number(text))
+    for text in (of(version, "198.18.0.1"), of(version, "198.18.200.1")):
+        way = routes.find(version, number(text))
         assert way is not None
         assert way.gateway == packed(gateways[1])
 
 
-def test_rules_are_followed_in_order() -> None:
+def test_rules_are_followed_in_order(version: int) -> None:
+    bits = 24 if version == 4 else 120
     rules = [
         rule(0, 255),
-        rule(10, 10, to=(number("198.18.1.0"), 24)),
+        rule(10, 10, to=(number(of(version, "198.18.1.0")), bits)),
         rule(20, 20, mark=0xCAFE, mask=0xFFFFFFFF),
         rule(30, 30, mark=0xCAFE, mask=0xFFFFFFFF, invert=True),
         rule(40, 20, has_source=True),
         rule(50, 20, incoming="eth0"),
         rule(60, 20, outgoing="eth0"),
-        rule(70, 0, action=netlink.FR_ACT_PROHIBIT, to=(number("198.18.3.0"), 24)),
+        rule(70, 0, action=netlink.FR_ACT_PROHIBIT, to=(number(of(version, "198.18.3.0")), bits)),
         rule(80, 254, suppress_prefix=0),
         rule(90, 20, odd="protocol"),
         rule(100, 20, odd="l3mdev"),
         rule(110, 40),
     ]
-    table = {n: f"198.19.0.{n}" for n in (10, 20, 30, 40, 254 - 200)}
+    rules = [replace(each, family=version) for each in rules]
+    table = {n: of(version, f"198.19.0.{n}") for n in (10, 20, 30, 40, 254 - 200)}
     routes = routes_of(
         snapshot(
             [
-                route("0.0.0.0/0", (2, table[10]), table=10),
-                route("0.0.0.0/0", (2, table[20]), table=20),
-                route("198.18.2.0/24", (2, table[30]), table=30),
-                route("198.18.5.0/24", kind=netlink.RTN_THROW, table=30),
-                route("198.18.4.0/24", (2, table[54])),
-                route("198.18.5.0/24", (2, table[54])),
-                route("0.0.0.0/0", (2, table[20])),
-                route("0.0.0.0/0", (2, table[40]), table=40),
+                route(of(version, "0.0.0.0/0"), (2, table[10]), table=10),
+                route(of(version, "0.0.0.0/0"), (2, table[20]), table=20),
+                route(of(version, "198.18.2.0/24"), (2, table[30]), table=30),
+                route(of(version, "198.18.5.0/24"), kind=netlink.RTN_THROW, table=30),
+                route(of(version, "198.18.4.0/24"), (2, table[54])),
+                route(of(version, "198.18.5.0/24"), (2, table[54])),
+                route(of(version, "0.0.0.0/0"), (2, table[20])),
+                route(of(version, "0.0.0.0/0"), (2, table[40]), table=40),
             ],
-            [address(2, "198.19.0.7/16")],
+            [address(2, of(version, "198.19.0.7/16"))],
             rules,
         )
     )
     wanted = {"1.1": 10, "2.1": 30, "3.1": None, "4.1": 54, "5.1": 54, "6.1": 40}
-    found = {rest: routes.find(4, number(f"198.18.{rest}")) for rest in wanted}
+    found = {rest: routes.find(version, number(of(version, f"198.18.{rest}"))) for rest in wanted}
     assert {rest: way and way.gateway[-1] for rest, way in found.items()} == wanted
     assert routes.notes == ("policy rule 90 is not followed: it has protocol",)
 
 
-def test_odd_routes_are_left_out_and_named() -> None:
+def test_odd_routes_are_left_out_and_named(version: int) -> None:
     routes = routes_of(
         snapshot(
             [
-                route("198.18.0.0/16", (2, "")),
-                route("198.18.9.0/24", (2, ""), odd="with encapsulation"),
+                route(of(version, "198.18.0.0/16"), (2, "")),
+                route(of(version, "198.18.9.0/24"), (2, ""), odd="with encapsulation"),
             ],
-            [address(2, "198.19.0.7/16")],
+            [address(2, of(version, "198.19.0.7/16"))],
         )
     )
-    assert routes.notes == ("a route with encapsulation is not followed: 198.18.9.0/24",)
-    assert routes.find(4, number("198.18.9.1")) is not None  # by the wider route
+    odd = of(version, "198.18.9.0/24")
+    assert routes.notes == (f"a route with encapsulation is not followed: {odd}",)
+    assert routes.find(version, number(of(version, "198.18.9.1"))) is not None  # by the wider route
 
 
 def test_sources_of_ipv4() -> None:
@@ -471,12 +530,13 @@ def test_a_dump_that_is_always_interrupted_ends_in_words(monkeypatch: pytest.Mon
         read_snapshot()
 
 
-def test_this_machine_reaches_itself() -> None:
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1"])
+def test_this_machine_reaches_itself(text: str) -> None:
     routes = routes_of(read_snapshot())
-    way = routes.find(4, number("127.0.0.1"))
+    way = routes.find(ip_address(text).version, number(text))
     assert way is not None
     assert routes.links[way.link].name == "lo"
-    assert way.source == packed("127.0.0.1")
+    assert way.source == packed(text)
 
 
 # ── the kernel's own word ───────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_lab import Drive, bucket, space, tcp, udp
+from core_lab import Drive, bucket, exclusions, space, tcp, udp
 from nray import UserError, _core
 from nray.api.policy import policy_of, read_policy
 from nray.cli.root import _status
@@ -67,6 +67,8 @@ def allows(policy: Policy, address: str, port: int = 80, protocol: int = TCP) ->
         ("network: 10.0.0.0/8", "p.yaml:1: network: unknown key"),
         ("networks: 10.0.0.0/8\nnetworks: 11.0.0.0/8", "p.yaml:2: networks: given twice"),
         ("networks: 10.0.0.0/8\nnever: [10.0.0.0/7]", "p.yaml:2: never: covers all networks"),
+        ("networks: 0.0.0.0", "p.yaml:1: networks: 0.0.0.0 and :: are this machine, which is not"),
+        ("networks: '::'", "p.yaml:1: networks: 0.0.0.0 and :: are this machine, which is not"),
         ("networks: 10.0.0.0/8\ntcpports: [0]", "p.yaml:2: tcpports: 0 is no port"),
         ("networks: 10.0.0.0/8\ntcpports: ['U:53']", "p.yaml:2: tcpports: U:53 names ports of"),
         ("networks: 10.0.0.0/8\ntcpports: []\nudpports: []", "nothing could be scanned"),
@@ -170,35 +172,49 @@ def test_every_key_is_on_the_page_with_kind_and_default() -> None:
 
 # ── what it allows ──────────────────────────────────────────────────────────────────────────
 
-networks = st.builds(
-    lambda number, bits: ipaddress.ip_network((number >> (32 - bits) << (32 - bits), bits)),
-    st.integers(0, 2**32 - 1),
-    st.integers(0, 32),
-)
 
-
-@given(
-    st.lists(networks, min_size=1, max_size=4),
-    st.lists(networks, max_size=4),
-    st.integers(0, 2**32 - 1),
-    st.data(),
-)
-def test_allowed_is_what_is_in_networks_and_not_in_never(allowed, never, number, data):
-    text = "networks: [{}]\nnever: [{}]".format(
-        ", ".join(map(str, allowed)), ", ".join(map(str, never))
+@st.composite
+def rules(draw: st.DrawFn):
+    """Networks that are allowed, some that never are, and an address, often at an edge of one."""
+    bits, kind = draw(st.sampled_from([(32, ipaddress.IPv4Address), (128, ipaddress.IPv6Address)]))
+    numbers = st.integers(0, 2**bits - 1)
+    network = st.builds(
+        lambda number, left: ipaddress.ip_network((kind(number >> left << left), bits - left)),
+        numbers,
+        st.integers(0, bits),
     )
+    allowed = draw(st.lists(network, min_size=1, max_size=4))
+    never = draw(st.lists(network, max_size=4))
     edges = [int(edge) for each in (*allowed, *never) for edge in (each[0], each[-1])]
-    address = ipaddress.IPv4Address(data.draw(st.sampled_from([*edges, number])))
+    return allowed, never, kind(draw(st.sampled_from([*edges, draw(numbers)])))
+
+
+@given(rules())
+def test_allowed_is_what_is_in_networks_and_not_in_never(drawn):
+    allowed, never, address = drawn
+    text = "networks: [{}]\nnever: [{}]".format(
+        ", ".join(f"'{each}'" for each in allowed), ", ".join(f"'{each}'" for each in never)
+    )
     try:
         policy = read(text)
     except UserError as error:
-        assert "covers all" in error.message  # noqa: PT017
+        said = "covers all" if never else "are this machine"
+        assert said in error.message  # noqa: PT017
         return
     wanted = any(address in each for each in allowed)
     wanted &= not any(address in each for each in never)
-    if int(address):  # 0.0.0.0 reaches this machine, see below
-        assert allows(policy, str(address)) == wanted
+    # 0.0.0.0 and :: reach this machine, and some of IPv6 reach IPv4: see below.
+    if not int(address) or (address.version == 6 and reaches_ipv4(address)):
+        return
+    assert allows(policy, str(address)) == wanted
+    if address.version == 4:
         assert allows(policy, f"::ffff:{address}") == wanted
+
+
+def reaches_ipv4(address: ipaddress.IPv6Address) -> bool:
+    return bool(
+        address.ipv4_mapped or address.sixtofour or address in ipaddress.ip_network("64:ff9b::/96")
+    )
 
 
 def test_addresses_of_the_other_family_are_refused() -> None:
@@ -237,12 +253,16 @@ def test_the_unspecified_address_is_this_machine() -> None:
 
 @given(st.sets(st.integers(1, 65535), max_size=5), st.integers(1, 65535), st.booleans())
 def test_ports_are_those_allowed(ports, port, is_udp):
+    """Of either family."""
     protocol, other = (UDP, TCP) if is_udp else (TCP, UDP)
     key = "udpports" if is_udp else "tcpports"
-    policy = read(f"networks: 192.0.2.0/24\n{key}: [{', '.join(map(str, ports))}]")
-    for each in {port, *ports}:
-        assert allows(policy, "192.0.2.1", each, protocol) == (each in ports)
-        assert allows(policy, "192.0.2.1", each, other)
+    policy = read(
+        f"networks: [192.0.2.0/24, '2001:db8::/32']\n{key}: [{', '.join(map(str, ports))}]"
+    )
+    for address in ("192.0.2.1", "2001:db8::1"):
+        for each in {port, *ports}:
+            assert allows(policy, address, each, protocol) == (each in ports)
+            assert allows(policy, address, each, other)
 
 
 def test_limits_are_the_lower_of_two() -> None:
@@ -289,6 +309,9 @@ def test_it_can_be_told_in_one_line(text: str, words: str) -> None:
         ("networks: 10.0.0.0/8", ["11.0.0.0/8"], [], True),
         ("networks: 10.0.0.0/8", ["11.0.0.0/16", "10.255.255.255"], [], False),
         ("networks: 10.0.0.0/8", ["2001:db8::1"], [], True),
+        ("networks: '2001:db8::/32'", ["2001:db9::/112"], [], True),
+        ("networks: '2001:db8::/32'", ["2001:db9::/112", "2001:db8:ffff::1"], [], False),
+        ("networks: '2001:db8::/32'", ["10.0.0.1"], [], True),
         ("networks: 10.0.0.0/8", ["localhost"], [], False),
         ("networks: 10.0.0.0/8\nnames: no", ["localhost"], [], True),
         ("networks: 10.0.0.0/8\nnames: no", ["10.0.0.1"], ["localhost"], True),
@@ -315,20 +338,37 @@ def drive(policy: Policy) -> Drive:
     return Drive(_core.Engine(bucket(), policy=core(policy), tcp_timeout_s=0.5, udp_timeout_s=0.1))
 
 
-def test_what_is_refused_is_counted_apart_and_not_sent() -> None:
-    tested = drive(read("networks: 127.1.0.0/29\nnever: 127.1.0.2"))
-    made = space(["127.0.255.250-127.1.0.15"], tcp(9))
-    tested.engine.add_slice(1, 0, 22, made, None)
+@pytest.mark.parametrize(
+    ("text", "targets", "refused"),
+    [
+        ("networks: 127.1.0.0/29\nnever: 127.1.0.2", "127.0.255.250-127.1.0.15", 15),
+        ("networks: '::/125'\nnever: '::2-::7'", "::1-::16", 21),
+    ],
+    ids=["v4", "v6"],
+)
+def test_what_is_refused_is_counted_apart_and_not_sent(
+    text: str, targets: str, refused: int
+) -> None:
+    tested = drive(read(text))
+    tested.engine.add_slice(1, 0, 22, space([targets], tcp(9)), None)
     ended = tested.to_end()
-    assert (ended.counts["refused"], ended.counts["closed"]) == (15, 7)
-    assert tested.engine.sent == 7
+    assert (ended.counts["refused"], ended.counts["closed"]) == (refused, 22 - refused)
+    assert tested.engine.sent == 22 - refused
 
 
-def test_excluded_goes_before_refused() -> None:
-    tested = drive(read("networks: 127.1.0.0/16"))
-    excluded = _core.Exclusions([(0x7F020000, 0x7F02FFFF)], [])
-    found = {0: [bytes([127, 2, 0, 1]), bytes([127, 3, 0, 1]), bytes([127, 1, 0, 1])]}
-    tested.engine.add_names(1, 0, 1, space([], tcp(9), 1), excluded, found)
+@pytest.mark.parametrize(
+    ("text", "excluded", "found"),
+    [
+        ("networks: 127.1.0.0/16", "127.2.0.0-127.2.255.255",
+         ["127.2.0.1", "127.3.0.1", "127.1.0.1"]),
+        ("networks: '::1'", "::2:0-::2:ffff", ["::2:1", "::3:1", "::1"]),
+    ],
+    ids=["v4", "v6"],
+)  # fmt: skip
+def test_excluded_goes_before_refused(text: str, excluded: str, found: list[str]) -> None:
+    tested = drive(read(text))
+    packed = {0: [ipaddress.ip_address(each).packed for each in found]}
+    tested.engine.add_names(1, 0, 1, space([], tcp(9), 1), exclusions(excluded), packed)
     counts = tested.to_end().counts
     assert (counts["excluded"], counts["refused"], counts["closed"], counts["more"]) == (1, 1, 1, 2)
 
@@ -353,9 +393,10 @@ def test_a_name_that_was_not_looked_up_is_refused() -> None:
         _core.Engine(bucket()).add_names(1, 0, 1, space([], tcp(9), 1), None, {0: [b""]})
 
 
-def test_a_slow_rate_does_not_slow_what_is_refused() -> None:
+@pytest.mark.parametrize("targets", ["127.0.0.0-127.63.255.255", "2001:db8::-2001:db8::3f:ffff"])
+def test_a_slow_rate_does_not_slow_what_is_refused(targets: str) -> None:
     engine = _core.Engine(bucket(rate=0.001), policy=core(read("networks: 192.0.2.0/24")))
-    engine.add_slice(1, 0, 2**22, space(["127.0.0.0-127.63.255.255"], tcp(9)), None)
+    engine.add_slice(1, 0, 2**22, space([targets], tcp(9)), None)
     assert Drive(engine).to_end().counts["refused"] == 2**22
 
 

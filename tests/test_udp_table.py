@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nray
+from core_lab import inside
 from nray import _core
 from nray.api.scan import payloads_for
 from nray.api.serve import settings_of
@@ -274,7 +276,17 @@ def test_ports_without_a_payload_can_tell_nothing() -> None:
     assert table.answers(53, table.payloads(1)[53], b"") is False
 
 
-def test_a_real_service_gets_the_payload_of_the_seed() -> None:
+@pytest.fixture
+def where(version: int, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address of this machine that nobody else uses: of IPv6, in a namespace."""
+    if version == 4:
+        yield "127.77.5.68"
+    else:
+        with inside(request.getfixturevalue("alone")):
+            yield "::1"
+
+
+def test_a_real_service_gets_the_payload_of_the_seed(where: str) -> None:
     """CoAP, on a port of its own that needs no privilege."""
     asked: list[bytes] = []
 
@@ -283,12 +295,13 @@ def test_a_real_service_gets_the_payload_of_the_seed() -> None:
         asked.append(data)
         sock.sendto(RIGHT[5683](data), peer)
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.77.5.68", 5683))
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((where, 5683))
         sock.settimeout(60)
         thread = threading.Thread(target=serve, args=(sock,), daemon=True)
         thread.start()
-        found = nray.scan("127.77.5.68", "5683", udp=True, seed=9, processes=1)
+        found = nray.scan(where, "5683", udp=True, seed=9, processes=1)
         thread.join(20)
     assert [event.result.port for event in found.events] == [5683]
     assert asked == [table.payloads(9)[5683]]

@@ -51,8 +51,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     require("tshark")
     path = tmp_path_factory.mktemp("udp") / "payloads.pcap"
     # Each from a port of its own: no packet is to be read as the answer to another.
-    write_pcap(path, (packet(40_000 + number, port, own(probe.payload(6), probe))
-                      for number, (port, probe) in enumerate(CASES)))  # fmt: skip
+    sent = [
+        packet(version, 40_000 + number, port, own(probe.payload(6), probe))
+        for version in (4, 6)
+        for number, (port, probe) in enumerate(CASES)
+    ]
+    write_pcap(path, sent)
     command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=|"]
     command += ["--enable-heuristic", "xml_udp"]
     for field in FIELDS:
@@ -65,20 +69,22 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
-    assert len(rows) == len(CASES)
+    assert len(rows) == 2 * len(CASES)
     return rows
 
 
 @pytest.mark.parametrize("number", range(len(CASES)),
                          ids=[f"{probe.protocol}-{port}" for port, probe in CASES])  # fmt: skip
-def test_a_payload_is_its_protocol(judged: list[list[str]], number: int) -> None:
+def test_a_payload_is_its_protocol(judged: list[list[str]], version: int, number: int) -> None:
     _, probe = CASES[number]
-    protocols, malformed, severities, *sums, words = judged[number]
+    row = judged[number if version == 4 else len(CASES) + number]
+    protocols, malformed, severities, *sums, words = row
     assert set(probe.layers) <= set(protocols.split(":")), protocols
     assert malformed == ""
     if probe.layers != ("quic",) or words != NO_KEYS:
         assert all(int(each) < WARNING for each in severities.split(",") if each), words
-    assert sums == ["1", "1"]
+    # The header of IPv6 has none.
+    assert sums == ["1", "1" if version == 4 else ""]
 
 
 def test_what_tshark_does_not_know_is_named() -> None:

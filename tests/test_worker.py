@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from core_lab import COUNTED, Hit, expect_seconds
+from core_lab import COUNTED, Hit, expect_seconds, own
 from lab.namespaces import alive
 from nray import _core
 from nray.worker.forkserver import ForkServer
@@ -139,18 +139,22 @@ def configure(states: tuple[str, ...] = _core.STATES[1:], **other: object) -> Co
     return Configure(**(told | other))  # type: ignore[arg-type]
 
 
-def segment(ports: list[tuple[int, int]], number: int = 0, names: int = 0) -> Space:
-    own = int(ip_address("127.0.0.1"))
-    ranges = [] if names else [(own, own)]
-    return Space(number, range_bytes(ranges, 4), b"", names, ports, KEY, b"", b"")
+def segment(
+    ports: list[tuple[int, int]], number: int = 0, names: int = 0, version: int = 4
+) -> Space:
+    mine = int(ip_address(own(version)))
+    ranges = {4: b"", 6: b""}
+    if not names:
+        ranges[version] = range_bytes([(mine, mine)], 4 if version == 4 else 16)
+    return Space(number, ranges[4], ranges[6], names, ports, KEY, b"", b"")
 
 
 def tcp(count: int) -> list[tuple[int, int]]:
     return [(6, port) for port in range(1, count + 1)]
 
 
-def test_a_slice_is_worked_off(node: Node) -> None:
-    node.send(configure(), segment(tcp(1000)), Slice(77, 0, 100, 300))
+def test_a_slice_is_worked_off(node: Node, version: int) -> None:
+    node.send(configure(), segment(tcp(1000), version=version), Slice(77, 0, 100, 300))
     node.until(lambda: 77 in node.done())
     last = node.done()[77]
     assert dict(zip(COUNTED, last.counts, strict=True))["closed"] + last.counts[0] == 300
@@ -161,23 +165,27 @@ def test_a_slice_is_worked_off(node: Node) -> None:
 
 @pytest.mark.lab
 def test_hosts_are_looked_for_by_packets_of_its_own_and_ports_probed_by_connecting(
-    node: Node,
+    node: Node, version: int
 ) -> None:
-    """Two engines in one worker, both with slices at once."""
-    own = range_bytes([(0x7F000001, 0x7F000009)], 4)
-    route = (4, bytes([127, 0, 0, 0]), bytes([127, 255, 255, 255]), 0, bytes([127, 0, 0, 1]), b"")
+    """Two engines in one worker, both with slices at once. Of IPv6 the one address that is ours."""
+    mine = ip_address(own(version))
+    last, count = (mine + 8, 3) if version == 4 else (mine, 1)
+    some = {4: b"", 6: b""}
+    some[version] = range_bytes([(int(mine), int(last))], len(mine.packed))
+    route = (version, mine.packed, last.packed, 0, mine.packed, b"")
     raw = Raw(bytes(16), 0, 1, 0, [(1, "lo", False, b"", 65536)], [route])
-    pings = Space(0, own, b"", 0, [(1, 0)], KEY, b"", b"", search=1, raw=True)
-    node.send(configure(raw=raw), pings, segment(tcp(300), 1))
+    pings = Space(0, some[4], some[6], 0, [(1, 0)], KEY, b"", b"", search=1, raw=True)
+    node.send(configure(raw=raw), pings, segment(tcp(300), 1, version=version))
     for lease in range(1, 4):
-        node.send(Slice(lease, 0, 3 * lease - 3, 3), Slice(10 + lease, 1, 100 * lease - 100, 100))
+        start = count * (lease - 1) if version == 4 else 0
+        node.send(Slice(lease, 0, start, count), Slice(10 + lease, 1, 100 * lease - 100, 100))
     node.until(lambda: len(node.done()) == 6)
     for lease in range(1, 4):
-        assert node.done()[lease].counts[0] == 3
+        assert node.done()[lease].counts[0] == count
         assert {hit.reason for hit in node.hits(lease)} == {"echo-reply"}
         assert sum(node.done()[10 + lease].counts) == 100
     assert "conn-refused" in {hit.reason for lease in range(11, 14) for hit in node.hits(lease)}
-    assert max(found.sent for found in node.done().values()) == 309
+    assert max(found.sent for found in node.done().values()) == 300 + 3 * count
 
 
 def test_everything_may_come_in_bits(node: Node) -> None:
@@ -207,13 +215,16 @@ def test_it_wants_as_many_slices_as_it_has_begun(node: Node) -> None:
     assert all(sum(found.counts) == 50 for found in node.done().values())
 
 
-def test_the_next_slice_is_wanted_before_the_last_answers_are_there(node: Node) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.1", 0))
+def test_the_next_slice_is_wanted_before_the_last_answers_are_there(
+    node: Node, version: int
+) -> None:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as silent:
+        silent.bind((own(version), 0))
         port = silent.getsockname()[1]
         node.send(
             configure(udp_timeout_s=60.0),
-            segment([(17, port)]),
+            segment([(17, port)], version=version),
             Slice(1, 0, 0, 1),
             Slice(2, 0, 0, 1),
         )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from pathlib import Path
 
-from lab.checksum import checksum
+from core_lab import UDP, host, ip_packet, summed
 
 RAW_IP = 101
-SOURCE, TARGET = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
+ENDS = {
+    version: tuple(ip_address(host(version, number)).packed for number in (1, 2))
+    for version in (4, 6)
+}
 
 
-def packet(source: int, port: int, payload: bytes) -> bytes:
-    """An IPv4 packet with correct checksums."""
-    length = 8 + len(payload)
-    udp = struct.pack("!4H", source, port, length, 0) + payload
-    pseudo = SOURCE + TARGET + struct.pack("!BBH", 0, 17, length)
-    udp = udp[:6] + struct.pack("!H", checksum(pseudo + udp) or 0xFFFF) + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 1, 0, 64, 17, 0) + SOURCE + TARGET
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + udp
+def packet(version: int, source: int, port: int, payload: bytes) -> bytes:
+    """A packet with correct checksums."""
+    datagram = struct.pack("!4H", source, port, 8 + len(payload), 0) + payload
+    return summed(ip_packet(*ENDS[version], UDP, datagram))
 
 
 def write_pcap(path: Path, packets: Iterable[bytes]) -> None:

@@ -68,9 +68,10 @@ def probe_filter(answers_to: str | None) -> list[tuple[int, int, int, int]]:
     """The BPF program: outgoing TCP SYN without ACK, and UDP, over IPv4 and IPv6.
 
     Args:
-        answers_to: an IPv4 address; if given, *every* IPv4 packet to any other address passes too.
+        answers_to: an address; if given, *every* packet of its family to any other one passes too.
             On ``lo`` the answers to probes leave by the same interface, to this address.
     """
+    own = ipaddress.ip_address(answers_to) if answers_to is not None else None
     load_word, load_byte, load_byte_x = 0x20, 0x30, 0x50
     load_x_header, jump_equal, mask, end = 0xB1, 0x15, 0x54, 0x06
     packet_type, outgoing = 0xFFFFF000 + 4, 4
@@ -84,9 +85,8 @@ def probe_filter(answers_to: str | None) -> list[tuple[int, int, int, int]]:
         (jump_equal, "six", "drop", 0x60),
     ]
     labels: dict[str, int] = {"four": len(program)}
-    if answers_to is not None:
-        wanted = int(ipaddress.IPv4Address(answers_to))
-        program += [(load_word, "", "", 16), (jump_equal, "", "pass", wanted)]
+    if own is not None and own.version == 4:
+        program += [(load_word, "", "", 16), (jump_equal, "", "pass", int(own))]
     program += [
         (load_byte, "", "", 9),
         (jump_equal, "pass", "", _UDP),
@@ -97,6 +97,10 @@ def probe_filter(answers_to: str | None) -> list[tuple[int, int, int, int]]:
         (jump_equal, "pass", "drop", _SYN),
     ]
     labels["six"] = len(program)
+    if own is not None and own.version == 6:
+        for at in range(0, 16, 4):
+            wanted = int.from_bytes(own.packed[at : at + 4], "big")
+            program += [(load_word, "", "", 24 + at), (jump_equal, "", "pass", wanted)]
     program += [
         (load_byte, "", "", 6),
         (jump_equal, "pass", "", _UDP),
