@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -18,6 +18,7 @@ from core_lab import (
     ALL_STATES,
     RST,
     TCP,
+    UNREACHABLE,
     Drive,
     Tun,
     bucket,
@@ -25,12 +26,14 @@ from core_lab import (
     hosts,
     inside,
     space,
+    summed,
     tcp,
+    udp,
 )
 from lab.judge import most_within
 from lab.namespaces import Namespace, require
 from nray import _core
-from raw_lab import FarEnd, target_of, tcp_answer
+from raw_lab import FarEnd, icmp_error, target_of, tcp_answer
 
 SECOND_NS = 10**9
 BEGIN = 10**12
@@ -250,6 +253,40 @@ def test_an_engine_wakes_for_those_that_wait(alone: Namespace, kind: str, versio
                 assert time.monotonic() - began < LONG_S
                 engine.take()
         assert engine.sent >= 10 * where.total
+
+
+def scanned(far: FarEnd, drive: Drive, lease: int, where: _core.Space) -> Counter[tuple[str, int]]:
+    """How often each port was asked until a slice's end. Of port 50 hosts say that it is closed."""
+    seen: Counter[tuple[str, int]] = Counter()
+    drive.engine.add_slice(lease, 0, where.total, where, None)
+    while drive.engine.slices_open:
+        drive.pump(0.002)
+        for probe in far.probes():
+            seen[target_of(probe)] += 1
+            if target_of(probe)[1] == 50:
+                far.put(summed(icmp_error(probe, *UNREACHABLE[probe[14] >> 4])))
+    return seen
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("kind", ["raw", "connect"])
+def test_ports_that_wait_for_a_cap_are_not_told_silent_before_they_are_asked(
+    alone: Namespace, kind: str, version: int
+) -> None:
+    """Four hosts that seem to limit their ICMP errors share what their network gets, which is much
+    less than one packet in the time that an answer is waited for."""
+    with inside(alone), FarEnd(alone, False) as far:
+        options = {"udp_timeout_s": 0.02, "states": ALL_STATES, "network_rate": 20}
+        drive = Drive(far.engine(**options) if kind == "raw" else _core.Engine(bucket(), **options))
+        for lease in range(50):  # on a busy machine their answers are late
+            scanned(far, drive, lease, space([hosts(version, 1, 4)], udp(50)))
+            if drive.leases[lease].counts["closed"] == 4:
+                break
+        seen = scanned(far, drive, 100, space([hosts(version, 1, 4)], udp(51)))
+        asked = {port: times for port, times in seen.items() if port[1] == 51}
+        assert asked == {(host(version, number), 51): 2 for number in range(1, 5)}
+        assert drive.leases[100].counts["open|filtered"] == 4
+        assert seen.total() <= 2 * 4 + 4 * 20
 
 
 @pytest.mark.lab

@@ -41,9 +41,11 @@ class Target:
     tokens: float = 0.0
     at: int = 0
     asked: list[int] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
 
     def answers(self, port: int, now: int) -> bool:
         self.asked.append(now)
+        self.ports.append(port)
         self.tokens = min(self.burst, self.tokens + (now - self.at) / SECOND * self.per_s)
         self.at = now
         if port not in self.closed or self.tokens < 1:
@@ -59,21 +61,28 @@ def run(
     keep: bool = True,
     wait: int = SECOND,
     address: bytes = bytes([198, 18, 0, 1]),
+    every: int = 0,
 ) -> tuple[set[int], dict[int, int]]:
-    """Push the ports and follow the clock: those found closed, and when the others were told."""
+    """Push the ports and follow the clock: those found closed, and when the others were told.
+
+    ``every``: packets to the host may leave so far apart, ns.
+    """
     limits.note(address, CLOSED)
     for port in ports:
         assert limits.push(address, port, 0)
     found: set[int] = set()
     silent: dict[int, int] = {}
     asked: list[tuple[int, int]] = []
-    now = 0
+    now = allowed = 0
     for _ in range(STEPS_MAX):
         while (token := limits.settle(now)) is not None:
             assert token not in silent
             if token not in found:
                 silent[token] = now
-        while (due := limits.take(now, keep)) is not None:
+        while (due := limits.take(now, keep, allowed)) is not None or limits.wake <= now:
+            if due is None:
+                continue  # it was put off
+            allowed = now + every
             what, host, number = due
             assert host == address
             if what == "try":
@@ -153,6 +162,53 @@ def test_each_is_found_or_told_once_and_in_time(per_s, burst, ports, closed, kee
     assert not found & set(silent)
     assert found <= {*closed, CLOSED}
     assert all(at <= MOST + wait for at in silent.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.just(1.0) | st.floats(1, 2000),
+    st.integers(1, 9),
+    st.floats(0, 1),
+    st.integers(10**7, 3 * SECOND),
+    st.booleans(),
+    st.just(0) | st.integers(10**6, SECOND),
+)
+def test_what_was_closed_is_found_closed(per_s, burst, full, timeout, keep, every):
+    """Of a host as slow as Linux, or faster: however much of its burst is left, however long
+    answers are waited for, and whatever cap there is."""
+    ports = list(range(1, 13))
+    target = Target(per_s, burst, {*ports[:10], CLOSED}, full * burst)
+    wait = min(timeout, SECOND)
+    found, silent = run(_core._Limits(timeout), target, ports, keep, wait, every=every)
+    assert found == {*ports[:10], CLOSED} & {*ports}
+    assert set(silent) == {11, 12}
+    # Whoever is told of was asked before, and not more often than the cap lets.
+    assert {11, 12} <= set(target.ports)
+    assert all(after - before >= every for before, after in itertools.pairwise(target.asked))
+
+
+def test_trials_that_a_cap_makes_slower_than_any_are_left_out():
+    target = Target(1, 6, {CLOSED, 1, 2})
+    run(_core._Limits(SECOND), target, [1, 2, 3], every=200_000_000)
+    assert target.ports == [CLOSED, 1, 2, 3]
+
+
+def test_a_trial_goes_on_as_slowly_as_a_cap_lets_it():
+    target = Target(10**6, 20, {CLOSED, 1})
+    found, _ = run(_core._Limits(SECOND), target, [1, 2], every=100_000_000)
+    assert found == {1}
+    assert target.ports == [CLOSED] * 20 + [1, 2]
+    gaps = [after - before for before, after in itertools.pairwise(target.asked)]
+    assert set(gaps[:19]) == {100_000_000}
+    assert gaps[-1] == 200_000_000
+
+
+@pytest.mark.parametrize(("sharers", "off"), [(1, True), (2, False)])
+def test_what_was_asked_as_slowly_as_can_be_is_not_asked_again(one, sharers, off):
+    limits = _core._Limits(SECOND, sharers)
+    limits.spaced(1_100_000_000)
+    limits.note(one, CLOSED)
+    assert limits.push(one, 1, 0) is not off
 
 
 def test_hosts_that_never_spoke_are_not_asked_again(one, other):

@@ -240,6 +240,7 @@ cdef class Engine(TarpitBook):
             self.waiting[kind].last = -1
         if caps_open(&self.caps, host_rate, network_rate) != 0:
             raise MemoryError
+        nray_limit_spaced(self.limits, max(self.caps.every[0], self.caps.every[1]))
         if self.caps.table != NULL:
             self.later = <item_t *>malloc(LATER_MAX * sizeof(item_t))
             self.later_free = <int32_t *>malloc(LATER_MAX * sizeof(int32_t))
@@ -405,8 +406,8 @@ cdef class Engine(TarpitBook):
                 held = True
                 break
             late = caps_ready(&self.caps, now)
-            limited = (not late and nray_limit_due(self.limits, now)
-                       and not caps_full(&self.caps))
+            limited = nray_limit_due(self.limits, now)
+            late = not limited and late
             again = (not limited and self.retry_used > 0
                      and self.retry[self.retry_head].due <= now and not caps_full(&self.caps))
             if not late and not limited and not again and (
@@ -445,7 +446,7 @@ cdef class Engine(TarpitBook):
             elif not self.next_probe(&item):
                 now = monotonic_ns()
                 continue
-            if self.caps.table != NULL and self.must_wait(&item, now):
+            if self.caps.table != NULL and not limited and self.must_wait(&item, now):
                 continue
             self.turn_taken = False
             self.launch(&item, now)
@@ -461,7 +462,7 @@ cdef class Engine(TarpitBook):
                            + self.timeout_ns[which])
         if self.retry_used and not held and not caps_full(&self.caps):
             wake = min(wake, self.retry[self.retry_head].due)
-        if not held and not caps_full(&self.caps):
+        if not held:
             wake = min(wake, nray_limit_wake(self.limits))
         if self.caps.used and not held:
             wake = min(wake, self.caps.heap[0].due)
@@ -1003,9 +1004,15 @@ cdef class Engine(TarpitBook):
     cdef bint next_limited(self, item_t *item, int64_t now) noexcept nogil:
         """What a host that sends few ICMP errors may be asked now; false if nothing."""
         cdef nray_due_t due
-        nray_limit_take(self.limits, now, 0, &due)
+        cdef int64_t until
+        nray_limit_next(self.limits, now, &due)
         if due.what == NRAY_LIMIT_NOTHING:
             return False
+        until = caps_due_of(&self.caps, &due, now)
+        if until:
+            nray_limit_put_off(self.limits, &due, now, until)
+            return False
+        nray_limit_take(self.limits, now, 0, &due)
         if due.what == NRAY_LIMIT_ASK:
             item[0] = self.back_from_aside(due.token)
             return True

@@ -10,6 +10,10 @@
  * second, after a burst of six. What is silent then, is silent. Nothing waits for longer than
  * NRAY_LIMIT_MOST_NS, or finds no room without being told so.
  *
+ * What may not be sent when it is due (for a cap on its host) is put off: it waits on here, for only
+ * what was asked may be taken for silent. A trial goes on as slowly as it is let, and where that is
+ * slower than any trial, there is none.
+ *
  * What is known of a host is forgotten when another one needs its place and nothing waits for it:
  * all of memory is NRAY_LIMIT_HOSTS places and NRAY_LIMIT_WAITING probes. */
 #ifndef NRAY_LIMITED_H
@@ -71,6 +75,7 @@ typedef struct {
     int32_t free, made;
     int32_t sent_first, sent_last; /* asked, and perhaps answered yet */
     int known;                     /* any host was ever noted */
+    int off;
     int64_t wait, slowest, wake;
 } nray_limits_t;
 
@@ -80,6 +85,7 @@ typedef struct {
     uint8_t family;
     uint8_t addr[16];
     uint16_t port;
+    int32_t at; /* of its host among those that something waits for */
 } nray_due_t;
 
 /* `timeout` of a probe, ns, and how many engines ask the same hosts. */
@@ -93,6 +99,13 @@ static inline nray_limits_t *nray_limits_new(int64_t timeout, int sharers)
     t->slowest = NRAY_LIMIT_SLOWEST_NS * sharers;
     t->wake = NRAY_NEVER;
     return t;
+}
+
+/* Packets to one host leave so far apart, ns: where that is as slow as any host needs, what was silent
+ * was asked slowly enough, and is not asked again. */
+static inline void nray_limit_spaced(nray_limits_t *t, int64_t every)
+{
+    t->off = every >= t->slowest;
 }
 
 static inline nray_host_t *nray_limit_place(nray_limits_t *t, int family, const uint8_t *addr)
@@ -118,6 +131,8 @@ static inline int nray_limit_is(const nray_host_t *h, int family, const uint8_t 
 static inline int nray_limit_note(nray_limits_t *t, int family, const uint8_t *addr, uint16_t port)
 {
     nray_host_t *h = nray_limit_place(t, family, addr);
+    if (t->off)
+        return 0;
     t->known = 1;
     if (nray_limit_is(h, family, addr)) {
         if (h->stage != NRAY_HOST_TRYING || h->port != port)
@@ -216,6 +231,14 @@ static inline int nray_limit_settle(nray_limits_t *t, int64_t now, uint64_t *tok
     return 0;
 }
 
+/* Ask a host as slowly as any, from now on: what it was asked last may have taken its turn. */
+static inline void nray_limit_slowest(const nray_limits_t *t, nray_host_t *h, int64_t now)
+{
+    h->interval = t->slowest;
+    h->stage = NRAY_HOST_ASKING;
+    h->next_at = now + h->interval;
+}
+
 /* How a trial stands: 1 it is passed, -1 it is not, 0 it goes on. */
 static inline int nray_limit_judge(const nray_limits_t *t, const nray_host_t *h, int64_t now)
 {
@@ -231,8 +254,8 @@ static inline int nray_limit_judge(const nray_limits_t *t, const nray_host_t *h,
 }
 
 /* What is due now, at most one thing; else NRAY_LIMIT_NOTHING, and t->wake says when to look again.
- * What is to be asked is taken out; `keep`: and told by nray_limit_settle if it stays silent. */
-static inline void nray_limit_take(nray_limits_t *t, int64_t now, int keep, nray_due_t *due)
+ * Nothing is taken: of nray_limit_take, nray_limit_pass and nray_limit_put_off, one has to follow. */
+static inline void nray_limit_next(nray_limits_t *t, int64_t now, nray_due_t *due)
 {
     due->what = NRAY_LIMIT_NOTHING;
     if (now < t->wake)
@@ -252,10 +275,8 @@ static inline void nray_limit_take(nray_limits_t *t, int64_t now, int keep, nray
                 h->interval *= NRAY_LIMIT_SLOWER;
                 h->sent = h->answered = 0;
                 h->next_at = now + h->interval;
-                if (h->interval > NRAY_LIMIT_TRIED_NS) {
-                    h->interval = t->slowest;
-                    h->stage = NRAY_HOST_ASKING;
-                }
+                if (h->interval > NRAY_LIMIT_TRIED_NS)
+                    nray_limit_slowest(t, h, now);
             }
         }
         next = h->next_at;
@@ -264,30 +285,16 @@ static inline void nray_limit_take(nray_limits_t *t, int64_t now, int keep, nray
         else if (next <= now) {
             due->family = h->family;
             memcpy(due->addr, h->addr, 16);
-            h->next_at = now + h->interval;
-            t->round = at + 1;
-            t->wake = now;
+            due->at = at;
             if (h->stage == NRAY_HOST_TRYING) {
-                if (h->sent++ == 0)
-                    h->began = now;
                 due->what = NRAY_LIMIT_TRY;
                 due->port = h->port;
+                due->token = 0;
             } else {
-                int32_t k = nray_limit_pop(t, h, at);
                 due->what = NRAY_LIMIT_ASK;
-                due->token = t->waiting[k].token;
-                if (!keep) {
-                    nray_limit_free(t, k);
-                    return;
-                }
-                t->waiting[k].until = now + t->wait;
-                t->waiting[k].next = -1;
-                if (t->sent_first < 0)
-                    t->sent_first = k;
-                else
-                    t->waiting[t->sent_last].next = k;
-                t->sent_last = k;
+                due->token = t->waiting[h->first].token;
             }
+            t->wake = now;
             return;
         }
         if (t->waiting[h->first].until < next)
@@ -297,15 +304,56 @@ static inline void nray_limit_take(nray_limits_t *t, int64_t now, int keep, nray
     }
 }
 
-/* The last one asked was not sent: its host may be asked the next at once. */
-static inline void nray_limit_spared(nray_limits_t *t, int family, const uint8_t *addr, int64_t now)
+/* It goes out: what is to be asked is taken out; `keep`: and told by nray_limit_settle if it stays
+ * silent. */
+static inline void nray_limit_take(nray_limits_t *t, int64_t now, int keep, const nray_due_t *due)
 {
-    nray_host_t *h = nray_limit_place(t, family, addr);
-    if (nray_limit_is(h, family, addr))
-        h->next_at = now;
+    nray_host_t *h = &t->hosts[t->active[due->at]];
+    h->next_at = now + h->interval;
+    t->round = due->at + 1;
+    if (due->what == NRAY_LIMIT_TRY) {
+        if (h->sent++ == 0)
+            h->began = now;
+        return;
+    }
+    int32_t k = nray_limit_pop(t, h, due->at);
+    if (!keep) {
+        nray_limit_free(t, k);
+        return;
+    }
+    t->waiting[k].until = now + t->wait;
+    t->waiting[k].next = -1;
+    if (t->sent_first < 0)
+        t->sent_first = k;
+    else
+        t->waiting[t->sent_last].next = k;
+    t->sent_last = k;
 }
 
-/* Whether nray_limit_take may have something. */
+/* It need not go out, for it was answered meanwhile: its host may be asked the next at once. */
+static inline void nray_limit_pass(nray_limits_t *t, const nray_due_t *due)
+{
+    nray_limit_free(t, nray_limit_pop(t, &t->hosts[t->active[due->at]], due->at));
+}
+
+/* It may not go out before then. */
+static inline void nray_limit_put_off(nray_limits_t *t, const nray_due_t *due, int64_t now,
+                                      int64_t until)
+{
+    nray_host_t *h = &t->hosts[t->active[due->at]];
+    if (due->what == NRAY_LIMIT_TRY && h->sent) {
+        int64_t apart = until - (h->next_at - h->interval);
+        if (apart > NRAY_LIMIT_TRIED_NS)
+            nray_limit_slowest(t, h, now);
+        else if (apart > h->interval)
+            h->interval = apart;
+    }
+    if (h->next_at < until)
+        h->next_at = until;
+    t->round = due->at + 1;
+}
+
+/* Whether nray_limit_next may have something. */
 static inline int nray_limit_due(const nray_limits_t *t, int64_t now)
 {
     return t->active_used && now >= t->wake;

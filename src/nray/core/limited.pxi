@@ -17,11 +17,26 @@ cdef extern from "limited.h" nogil:
     int nray_limit_push(nray_limits_t *t, int family, const uint8_t *addr, uint64_t token,
                         int64_t now)
     int nray_limit_settle(nray_limits_t *t, int64_t now, uint64_t *token)
-    void nray_limit_take(nray_limits_t *t, int64_t now, int keep, nray_due_t *due)
-    void nray_limit_spared(nray_limits_t *t, int family, const uint8_t *addr, int64_t now)
+    void nray_limit_spaced(nray_limits_t *t, int64_t every)
+    void nray_limit_next(nray_limits_t *t, int64_t now, nray_due_t *due)
+    void nray_limit_take(nray_limits_t *t, int64_t now, int keep, const nray_due_t *due)
+    void nray_limit_pass(nray_limits_t *t, const nray_due_t *due)
+    void nray_limit_put_off(nray_limits_t *t, const nray_due_t *due, int64_t now, int64_t until)
     int nray_limit_due(const nray_limits_t *t, int64_t now)
     int64_t nray_limit_wake(const nray_limits_t *t)
     int32_t nray_limit_drop(nray_limits_t *t, uint32_t upper)
+
+
+cdef inline int64_t caps_due_of(const caps_t *c, const nray_due_t *limited,
+                                int64_t now) noexcept nogil:
+    """`caps_due` of what a host that sends few ICMP errors is asked; it waits where it is."""
+    cdef probe_t probe
+    if c.table == NULL:
+        return 0
+    memset(&probe, 0, sizeof(probe))
+    probe.family = limited.family
+    memcpy(probe.addr, limited.addr, 16)
+    return caps_due(c, &probe, now, False)
 
 
 cdef class _Limits:
@@ -54,15 +69,23 @@ cdef class _Limits:
         cdef uint64_t token
         return token if nray_limit_settle(self.t, now, &token) else None
 
-    def take(self, int64_t now, bint keep):
-        """("try", address, port), ("ask", address, token) or None."""
+    def take(self, int64_t now, bint keep, int64_t until=0):
+        """("try", address, port), ("ask", address, token), taken; or None. What is due is put off, and
+        None, if it may not go out before ``until``."""
         cdef nray_due_t due
-        nray_limit_take(self.t, now, keep, &due)
+        nray_limit_next(self.t, now, &due)
         if due.what == NRAY_LIMIT_NOTHING:
             return None
+        if until > now:
+            nray_limit_put_off(self.t, &due, now, until)
+            return None
+        nray_limit_take(self.t, now, keep, &due)
         if due.what == NRAY_LIMIT_TRY:
             return "try", due.addr[:4 if due.family == 4 else 16], due.port
         return "ask", due.addr[:4 if due.family == 4 else 16], due.token
+
+    def spaced(self, int64_t every):
+        nray_limit_spaced(self.t, every)
 
     def drop(self, uint32_t upper):
         return nray_limit_drop(self.t, upper)

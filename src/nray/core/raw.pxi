@@ -413,6 +413,7 @@ cdef class RawEngine(TarpitBook):
         self.current = -1
         self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
                     udp_timeout_s, shards)
+        nray_limit_spaced(self.limits, max(self.caps.every[0], self.caps.every[1]))
         self.settle_tarpits(tarpits, self.key)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
         self.works = <work_t *>calloc(SLICES_MAX, sizeof(work_t))
@@ -736,7 +737,7 @@ cdef class RawEngine(TarpitBook):
                 busy = True
             if drained and self.hits_used < HITS_FULL:
                 self.tell_limited(asked)
-            if not caps_full(&self.caps):
+            if not self.paused_:
                 wake = min(wake, nray_limit_wake(self.limits))
             if self.release_some() or self.asks_anew:
                 self.asks_anew = False
@@ -785,7 +786,6 @@ cdef class RawEngine(TarpitBook):
         """Put what may go out now into the batch; whether there is more. Sets when there will be."""
         cdef entry_t item
         cdef bint again, sample, late, limited, asks
-        cdef nray_due_t due
         cdef int k
         cdef later_t waited
         if self.paused_:
@@ -796,7 +796,7 @@ cdef class RawEngine(TarpitBook):
             # Each kind has to have room where it may go back to: the heap, or those held.
             late = (caps_ready(&self.caps, now)
                     and self.ready_used + self.held_used < HELD_MAX)
-            limited = nray_limit_due(self.limits, now) and not caps_full(&self.caps)
+            limited = nray_limit_due(self.limits, now)
             again = self.ready_used > 0 and not caps_full(&self.caps)
             if not again and not sample and not late and not limited and not asks:
                 if self.held_used >= HELD_MAX or self.ready_used or caps_full(&self.caps):
@@ -823,16 +823,7 @@ cdef class RawEngine(TarpitBook):
             elif sample:
                 self.put_sample(now)
             elif limited:
-                nray_limit_take(self.limits, now, 1, &due)
-                if due.what == NRAY_LIMIT_TRY:
-                    self.put_trial(&due, now)
-                elif due.what == NRAY_LIMIT_ASK:
-                    item.slice = <int32_t>(due.token >> 32)
-                    item.entry = <uint32_t>due.token
-                    if is_finished(&self.works[item.slice], item.entry):
-                        nray_limit_spared(self.limits, due.family, due.addr, now)
-                    else:
-                        self.put(&item, now)
+                self.put_limited(now)
             elif late or again:
                 if late:
                     waited = caps_next(&self.caps)
@@ -843,11 +834,11 @@ cdef class RawEngine(TarpitBook):
                     item = self.ready[self.ready_used]
                 self.works[item.slice].outside -= 1
                 if not is_finished(&self.works[item.slice], item.entry):
-                    self.put(&item, now)
+                    self.put(&item, now, False)
                 self.settle_pass(item.slice, now)
             else:
                 self.has_next = False
-                self.put(&self.next_item, now)
+                self.put(&self.next_item, now, False)
             if self.batch_used == NRAY_BATCH or self.hits_used >= HITS_FULL:
                 return True
         return True
@@ -913,8 +904,9 @@ cdef class RawEngine(TarpitBook):
             position[0] = slice.start + item.entry
             space_locate(self.works[item.slice].space, position[0], probe)
 
-    cdef void put(self, entry_t *item, int64_t now) noexcept nogil:
-        """Make a frame of it in the batch, or account for it otherwise."""
+    cdef void put(self, entry_t *item, int64_t now, bint booked) noexcept nogil:
+        """Make a frame of it in the batch, or account for it otherwise; ``booked``: its host's cap
+        lets it out now."""
         cdef probe_t probe
         cdef uint64_t position
         cdef const route_t *route
@@ -964,7 +956,7 @@ cdef class RawEngine(TarpitBook):
                             REASON_ARP_RESPONSE if probe.family == 4 else REASON_ND_RESPONSE, 0, 0)
                 return
             next_mac = neighbour.mac
-        if self.caps.table != NULL:
+        if self.caps.table != NULL and not booked:
             due = caps_due(&self.caps, &probe, now, True)
             if due:
                 self.works[item.slice].outside += 1
@@ -1039,7 +1031,32 @@ cdef class RawEngine(TarpitBook):
         self.batch_used += 1
         self.turn_taken = False
 
-    cdef void put_trial(self, const nray_due_t *due, int64_t now) noexcept nogil:
+    cdef void put_limited(self, int64_t now) noexcept nogil:
+        """Ask a host that sends few ICMP errors what is due, unless its cap is in the way."""
+        cdef nray_due_t due
+        cdef entry_t item
+        cdef int64_t until
+        # A trial has no token, and is no entry of a slice.
+        nray_limit_next(self.limits, now, &due)
+        if due.what == NRAY_LIMIT_NOTHING:
+            return
+        item.slice = <int32_t>(due.token >> 32)
+        item.entry = <uint32_t>due.token
+        if due.what == NRAY_LIMIT_ASK and is_finished(&self.works[item.slice], item.entry):
+            self.works[item.slice].limited -= 1
+            nray_limit_pass(self.limits, &due)
+            return
+        until = caps_due_of(&self.caps, &due, now)
+        if until:
+            nray_limit_put_off(self.limits, &due, now, until)
+            return
+        nray_limit_take(self.limits, now, 1, &due)
+        if due.what == NRAY_LIMIT_ASK:
+            self.put(&item, now, True)
+        else:
+            self.put_trial(&due)
+
+    cdef void put_trial(self, const nray_due_t *due) noexcept nogil:
         """Ask a host about the port that it has told of before: no probe of any slice."""
         cdef entry_t item
         cdef probe_t probe
@@ -1051,8 +1068,7 @@ cdef class RawEngine(TarpitBook):
         probe.port = due.port
         memcpy(probe.addr, due.addr, 16)
         route = self.way_known(&probe, &next_mac)
-        if route == NULL or (self.caps.table != NULL
-                             and caps_due(&self.caps, &probe, now, False)):
+        if route == NULL:
             return
         item.slice = TRIAL
         item.entry = 0
