@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,8 @@ TARGETS4 = "198.18.0.0/16"
 TARGETS6 = "2001:db8:1::/64"
 SCANNER4, TARGET4 = "198.19.255.1", "198.19.255.2"
 SCANNER6, TARGET6 = "2001:db8:ffff::1", "2001:db8:ffff::2"
+#: What further addresses of the scanner begin with.
+PEERS = {4: "198.19.253.", 6: "2001:db8:fffc::"}
 #: The name of the veth's end in either namespace.
 INTERFACE = "lab0"
 _MAC = {"scanner": "02:00:00:00:00:01", "target": "02:00:00:00:00:02"}
@@ -95,6 +98,7 @@ class Lab:
             self.scanner.close()
             raise
         self._listener: subprocess.Popen[str] | None = None
+        self._peers = 0
         try:
             self._join()
         except BaseException:
@@ -151,16 +155,31 @@ class Lab:
         self.icmp_unlimited = not unknown
         self.target.sysctl({"net.core.somaxconn": 65535, "net.ipv4.tcp_max_syn_backlog": 65535})
 
-    def limit_icmp(self, on: bool, every_ms: int = 1000) -> None:
-        """Let the target limit its ICMP messages as Linux does by itself, or not at all.
+    def limit_icmp(self, on: bool) -> None:
+        """Let the target limit its ICMP messages as Linux does by itself, or not at all."""
+        self.target.sysctl(_ICMP_LIMITED if on else _ICMP_UNLIMITED)
 
-        Args:
-            every_ms: one to each peer in so many milliseconds, after a burst of six.
-        """
-        limits = dict(_ICMP_LIMITED if on else _ICMP_UNLIMITED)
-        if on:
-            limits |= dict.fromkeys(_PER_PEER, every_ms)
-        self.target.sysctl(limits)
+    def limit_icmp_to_peers(self, every_ms: int) -> None:
+        """Let the target tell each peer of one error in so many milliseconds, after a burst of six;
+        all of them together of as many as they like."""
+        self.target.sysctl(_ICMP_UNLIMITED | dict.fromkeys(_PER_PEER, every_ms))
+
+    def fresh_peer(self, target: str) -> None:
+        """Let the scanner reach this target from an address of its own: to the target it is
+        somebody whom it never told anything."""
+        self._peers += 1
+        version = ip_address(target).version
+        own = f"{PEERS[version]}{self._peers}"
+        bits = 32 if version == 4 else 128
+        at_once = ["nodad"] if version == 6 else []
+        self.scanner.ip("address", "add", f"{own}/{bits}", "dev", INTERFACE, *at_once)
+        # A route to the one address: Linux tells wider networks of more, in IPv6.
+        for namespace, to, via, more in (
+            (self.target, own, (SCANNER4, SCANNER6), []),
+            (self.scanner, target, (TARGET4, TARGET6), ["src", own]),
+        ):
+            gateway = via[0 if version == 4 else 1]
+            namespace.ip(f"-{version}", "route", "replace", f"{to}/{bits}", "via", gateway, *more)
 
     def keep_to(self, truth: Truth, manner: str = "hold", loss: float = 0.0) -> None:
         """Make the target answer so, in place of what it answered before. Raises `LabError`.
