@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -62,10 +63,12 @@ def run(
     wait: int = SECOND,
     address: bytes = bytes([198, 18, 0, 1]),
     every: int = 0,
+    late: Iterable[int] = (),
 ) -> tuple[set[int], dict[int, int]]:
     """Push the ports and follow the clock: those found closed, and when the others were told.
 
-    ``every``: packets to the host may leave so far apart, ns.
+    ``every``: packets to the host may leave so far apart, ns; ``late``: how much later than it
+    wanted the engine gets its turns.
     """
     limits.note(address, CLOSED)
     for port in ports:
@@ -73,6 +76,7 @@ def run(
     found: set[int] = set()
     silent: dict[int, int] = {}
     asked: list[tuple[int, int]] = []
+    turns = iter(late)
     now = allowed = 0
     for _ in range(STEPS_MAX):
         while (token := limits.settle(now)) is not None:
@@ -96,7 +100,7 @@ def run(
         if limits.wake == 2**63 - 1:
             break
         assert limits.wake > now
-        now = limits.wake
+        now = limits.wake + next(turns, 0)
     else:
         raise AssertionError("no end")
     silent |= dict(asked)
@@ -172,19 +176,28 @@ def test_each_is_found_or_told_once_and_in_time(per_s, burst, ports, closed, kee
     st.integers(10**7, 3 * SECOND),
     st.booleans(),
     st.just(0) | st.integers(10**6, SECOND),
+    st.just([]) | st.lists(st.integers(0, SECOND // 10), max_size=60),
 )
-def test_what_was_closed_is_found_closed(per_s, burst, full, timeout, keep, every):
+def test_what_was_closed_is_found_closed(per_s, burst, full, timeout, keep, every, late):
     """Of a host as slow as Linux, or faster: however much of its burst is left, however long
-    answers are waited for, and whatever cap there is."""
+    answers are waited for, whatever cap there is, and however busy this machine."""
     ports = list(range(1, 13))
     target = Target(per_s, burst, {*ports[:10], CLOSED}, full * burst)
     wait = min(timeout, SECOND)
-    found, silent = run(_core._Limits(timeout), target, ports, keep, wait, every=every)
+    found, silent = run(_core._Limits(timeout), target, ports, keep, wait, every=every, late=late)
     assert found == {*ports[:10], CLOSED} & {*ports}
     assert set(silent) == {11, 12}
     # Whoever is told of was asked before, and not more often than the cap lets.
     assert {11, 12} <= set(target.ports)
     assert all(after - before >= every for before, after in itertools.pairwise(target.asked))
+
+
+def test_a_trial_that_was_slower_than_meant_says_how_fast_a_host_may_be_asked():
+    ports = set(range(100, 200))
+    target = Target(33, 6, {CLOSED, *ports})
+    late = itertools.repeat(25_000_000, 22)
+    found, _ = run(_core._Limits(SECOND), target, sorted(ports), late=late)
+    assert found == ports
 
 
 def test_trials_that_a_cap_makes_slower_than_any_are_left_out():

@@ -4,7 +4,7 @@
  *
  * A host of which an ICMP error came back about one port, and nothing about others, is asked about
  * that one port again: NRAY_TRIAL times, ten milliseconds apart. If all but one are answered (one
- * may be lost), its silent ports are asked once more, half as fast: so a burst of half a trial, that
+ * may be lost), its silent ports are asked once more, half as fast as that was: so a burst of half a trial, that
  * the host has saved up, makes no difference. Else the trial is made again, four times slower, until
  * the pace is that of the slowest hosts there are in number: Linux tells each peer of one error a
  * second, after a burst of six. What is silent then, is silent. Nothing waits for longer than
@@ -268,9 +268,15 @@ static inline void nray_limit_next(nray_limits_t *t, int64_t now, nray_due_t *du
         if (h->stage == NRAY_HOST_TRYING) {
             int passed = nray_limit_judge(t, h, now);
             if (passed > 0) {
+                /* A busy machine may have tried it more slowly than it meant to. */
+                int64_t apart = (h->next_at - h->interval - h->began) / (h->sent - 1);
+                if (apart > h->interval)
+                    h->interval = apart;
                 h->stage = NRAY_HOST_ASKING;
                 h->interval *= 2;
-                h->next_at += h->interval;
+                if (h->interval > t->slowest)
+                    h->interval = t->slowest;
+                h->next_at = now + h->interval;
             } else if (passed < 0) {
                 h->interval *= NRAY_LIMIT_SLOWER;
                 h->sent = h->answered = 0;
