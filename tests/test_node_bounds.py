@@ -32,6 +32,7 @@ from nray.node.bounds import (
     heartbeat,
 )
 from nray.node.orders import configure
+from nray.targets.plan import plan
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault
 from nray.wire.framing import encode_frame
@@ -125,7 +126,7 @@ def test_a_heartbeat_is_kept_within_reason(asked, kept):
 
 
 def test_segments_are_bounded_in_all_however_small_they_are() -> None:
-    segments = Segments()
+    segments = Segments(Settings())
     body = small(0).pack()
     most = SEGMENTS_BYTES_MAX // (len(body) + SEGMENT_BYTES)
     assert most > 10_000  # a stream of names may bring thousands
@@ -142,7 +143,7 @@ def test_segments_are_bounded_in_all_however_small_they_are() -> None:
 
 def test_segments_are_bounded_by_their_size(monkeypatch) -> None:
     monkeypatch.setattr(bounds, "SEGMENTS_BYTES_MAX", 100_000)
-    segments = Segments()
+    segments = Segments(Settings())
     segments.add(0, small(0, names=tuple(f"n{i}" for i in range(5000))).pack())
     with pytest.raises(PeerFault, match="segment 1 is one too many"):
         segments.add(1, small(1, names=tuple(f"n{i}" for i in range(15000))).pack())
@@ -164,7 +165,24 @@ def test_segments_are_bounded_by_their_size(monkeypatch) -> None:
 )
 def test_segments_that_are_none_are_refused(segment, words):
     with pytest.raises(PeerFault, match=words):
-        Segments().add(0, segment.pack())
+        Segments(Settings()).add(0, segment.pack())
+
+
+@pytest.mark.parametrize(
+    ("settings", "welcome"),
+    [(Settings(), False), (Settings(pings=True), True), (Settings(tcp_method="syn"), True)],
+    ids=["connect", "pings", "syn"],
+)
+def test_pings_that_the_settings_do_not_have_are_refused(settings, welcome):
+    """Workers were told by the settings alone whether they send packets of their own."""
+    (ping, *_) = plan("198.18.0.0/30", tcp="80", discovery="ping").segments
+    (syn, *_) = plan("198.18.0.0/30", tcp="80", discovery="syn:80").segments
+    Segments(settings).add(0, syn.pack())
+    if welcome:
+        Segments(settings).add(0, ping.pack())
+    else:
+        with pytest.raises(PeerFault, match="pings, which the scan's settings do not have"):
+            Segments(settings).add(0, ping.pack())
 
 
 @pytest.mark.parametrize(
@@ -172,14 +190,14 @@ def test_segments_that_are_none_are_refused(segment, words):
 )
 def test_bytes_that_are_no_segment_are_refused(body):
     with pytest.raises(PeerFault):
-        Segments().add(0, body)
+        Segments(Settings()).add(0, body)
 
 
 @pytest.mark.parametrize(
     ("start", "count"), [(0, 257), (256, 1), (2**63 - 2, 1), (1, 2**63 - 2), (255, 2)]
 )
 def test_leases_beyond_their_segment_are_refused(start, count):
-    segments = Segments()
+    segments = Segments(Settings())
     segments.add(0, small(0).pack())
     segments.check(Lease(1, 0, 0, 256))
     with pytest.raises(PeerFault, match="which has 256 probes"):
@@ -187,7 +205,7 @@ def test_leases_beyond_their_segment_are_refused(start, count):
 
 
 def test_a_lease_of_endless_names_is_refused() -> None:
-    segments = Segments()
+    segments = Segments(Settings())
     half = ((0x20010DB8 << 96, (0x20010DB8 << 96) + 2**62),)
     segments.add(0, small(0, ranges6=half, names=("localhost",)).pack())
     segments.check(Lease(1, 0, 0, NAMES_LEASE_MAX))

@@ -394,7 +394,7 @@ class NodeDesk:
     def _begin(self, settings: Settings) -> None:
         """Forget what there was of another scan."""
         self._settings = settings
-        self._segments = bounds.Segments()
+        self._segments = bounds.Segments(settings)
         self._made: dict[int, Segment] = {}
         self._worker = _Hired()
         self._queued = 0

@@ -7,7 +7,7 @@ do is another matter, see `policy`.
 
 from __future__ import annotations
 
-from nray.node.orders import METHODS
+from nray.node.orders import METHODS, goes_raw, needs_raw
 from nray.targets.segment import Segment
 from nray.wire.errors import PeerFault, Reason
 from nray.wire.messages import Lease, Settings
@@ -75,9 +75,14 @@ def heartbeat(asked_s: float) -> float:
 
 
 class Segments:
-    """The segments of one scan, and what they cost in all."""
+    """The segments of one scan, and what they cost in all.
 
-    def __init__(self) -> None:
+    Args:
+        settings: of the scan, by which workers were told what they need.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._known: dict[int, Segment] = {}
         self._bytes = 0
 
@@ -101,6 +106,8 @@ class Segments:
             raise PeerFault(Reason.MALFORMED, f"segment {number}: {error}") from error
         if segment.id != number:
             raise PeerFault(Reason.MALFORMED, f"segment {number} calls itself {segment.id}")
+        if goes_raw(self._settings, segment) and not needs_raw(self._settings):
+            raise _fault(f"segment {number} is of pings, which the scan's settings do not have")
         self._known[number] = segment
         return segment
 

@@ -130,7 +130,7 @@ class _Scan:
         self.scan = scan
         self.book = ReportBook()
         self.wanted = 0
-        self.segments = Segments()
+        self.segments = Segments(welcome.settings)
         self.stopping = False
         self.news = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
