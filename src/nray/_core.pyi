@@ -443,9 +443,6 @@ def _raw_frame(
     width: int = 4096,
 ) -> bytes: ...
 def _raw_answer(key: bytes, packet: bytes) -> tuple[str, int, bytes, int, int, int, int] | None: ...
-def capabilities() -> int:
-    """The calling thread's effective capabilities, bit n for capability n. OSError."""
-
 def keep_capabilities(keep: int) -> None:
     """Give up all capabilities but these, in every set, for good; set no_new_privs. OSError.
 

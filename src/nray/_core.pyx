@@ -30,5 +30,5 @@ include "core/engine.pxi"
 include "core/samples.pxi"
 # raw engine: SYN and UDP probes as packets of its own
 include "core/raw.pxi"
-# capabilities of this process, and giving them up
+# giving up what this process may do beyond its user
 include "core/privileges.pxi"

@@ -1,4 +1,4 @@
-/* What this thread may do beyond its user: reading it, and giving it up for good.
+/* What this thread may do beyond its user: giving it up for good.
  *
  * Capabilities belong to threads, and new threads inherit them: give up before any is started.
  * See capabilities(7), prctl(2). */
@@ -11,18 +11,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* Effective capabilities, a bit each. 0, or -1 with errno. */
-static int privileges_read(uint64_t *effective)
-{
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct data[2] = {{0}};
-
-    if (syscall(SYS_capget, &header, data) < 0)
-        return -1;
-    *effective = data[0].effective | (uint64_t)data[1].effective << 32;
-    return 0;
-}
 
 /* Gives up all capabilities but those of `keep`, in every set, and sets no_new_privs, so that no
  * program gets any back. Ambient and inheritable are emptied. 0, or -1 with errno. */

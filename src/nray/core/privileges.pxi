@@ -3,19 +3,11 @@
 from libc.errno cimport errno
 
 cdef extern from "privileges.h" nogil:
-    int privileges_read(uint64_t *effective)
     int privileges_keep(uint64_t keep)
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, ...)
     enum: PR_SET_DUMPABLE
-
-
-def capabilities():
-    cdef uint64_t effective = 0
-    if privileges_read(&effective) < 0:
-        raise OSError(errno, "capabilities cannot be read")
-    return effective
 
 
 def keep_capabilities(uint64_t keep):
