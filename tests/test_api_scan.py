@@ -35,7 +35,8 @@ def names(monkeypatch):
 
 @contextmanager
 def listening(address="127.0.0.1"):
-    with socket.create_server((address, 0), backlog=500) as listener:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family, backlog=500) as listener:
         yield listener.getsockname()[1]
 
 
@@ -51,19 +52,21 @@ def found(scanned):
     return sorted((event.result.target, event.result.port) for event in scanned.events)
 
 
-def test_one_probe():
-    with listening() as port, nothing_left():
-        scanned = nray.scan("127.0.0.1", str(port))
-    assert found(scanned) == [("127.0.0.1", port)]
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_one_probe(address):
+    with listening(address) as port, nothing_left():
+        scanned = nray.scan(address, str(port))
+    assert found(scanned) == [(address, port)]
     assert scanned.complete
     (event,) = scanned.events
     assert (event.nodeID, event.result.portscan.state) == ("local", "open")
 
 
-def test_open_and_closed_where_both_are_asked_for():
-    with listening() as port, nothing_left():
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_open_and_closed_where_both_are_asked_for(address):
+    with listening(address) as port, nothing_left():
         shut = port - 1 if port > 1 else port + 1
-        scanned = nray.scan("127.0.0.1", [port, shut], show=["closed"], processes=1)
+        scanned = nray.scan(address, [port, shut], show=["closed"], processes=1)
     states = {event.result.port: event.result.portscan.state for event in scanned.events}
     assert states == {port: "open", shut: "closed"}
 

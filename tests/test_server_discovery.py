@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 import trio
 
+from core_lab import host
 from fakes import (
     FakeHub,
     books_over,
@@ -29,7 +32,12 @@ NODE = NodeSeen(1, "node-1", "n", 0, None, "i", "m", None, 1)
 COUNTS = 9
 
 
-def segments_of(discovery="syn:80", targets="198.18.0.0/28", ports="22,23"):
+#: So many hosts, by IP version.
+SIXTEEN = {4: "198.18.0.0/28", 6: "2001:db8::/124"}
+MORE = {4: "198.18.0.0/24", 6: "2001:db8::/120"}
+
+
+def segments_of(discovery="syn:80", targets=SIXTEEN[4], ports="22,23"):
     return plan(targets, tcp=ports, discovery=discovery, seed=1).segments
 
 
@@ -85,12 +93,13 @@ class Life:
 
 
 def last_bytes(segment):
-    return {each & 255 for first, last in segment.ranges4 for each in range(first, last + 1)}
+    ranges = segment.ranges4 + segment.ranges6
+    return {each & 255 for first, last in ranges for each in range(first, last + 1)}
 
 
 @in_trio
-async def test_what_is_found_is_scanned_and_told_and_nothing_else():
-    ledger, hub = ledger_of(made := segments_of()), FakeHub()
+async def test_what_is_found_is_scanned_and_told_and_nothing_else(version):
+    ledger, hub = ledger_of(made := segments_of(targets=SIXTEEN[version])), FakeHub()
     async with books_over(hub, ledger, made) as books:
         life = Life(ledger, books)
         life.work(lambda host: host in (3, 9))
@@ -103,17 +112,18 @@ async def test_what_is_found_is_scanned_and_told_and_nothing_else():
         await books.settled()
         assert life.scheduler.finished
         books.finish()
+    nine = {4: "198.18.0.9", 6: "2001:db8::9"}[version]
     assert sorted((e.result.target, e.result.port) for e in hub.events) == [
-        ("198.18.0.9", 22),
-        ("198.18.0.9", 23),
+        (nine, 22),
+        (nine, 23),
     ]
     assert (ledger.tally(0)[0], ledger.tally(0, True)[0], ledger.hits(0)) == (2, 2, 2)
     assert exit_status(life.scheduler) == 0
 
 
 @in_trio
-async def test_nobody_is_there_and_the_scan_is_over():
-    ledger = ledger_of(made := segments_of())
+async def test_nobody_is_there_and_the_scan_is_over(version):
+    ledger = ledger_of(made := segments_of(targets=SIXTEEN[version]))
     async with books_over(FakeHub(), ledger, made) as books:
         life = Life(ledger, books)
         life.work()
@@ -128,8 +138,8 @@ async def test_nobody_is_there_and_the_scan_is_over():
 
 
 @in_trio
-async def test_every_pool_looks_and_scans_what_any_of_them_found():
-    ledger = ledger_of(made := segments_of())
+async def test_every_pool_looks_and_scans_what_any_of_them_found(version):
+    ledger = ledger_of(made := segments_of(targets=SIXTEEN[version]))
     async with books_over(FakeHub(), ledger, made) as books:
         life = Life(ledger, books, pools=2)
         life.work(lambda host: host == 3, pool=0)
@@ -145,8 +155,8 @@ async def test_every_pool_looks_and_scans_what_any_of_them_found():
 
 
 @in_trio
-async def test_auto_scans_what_answered_and_asks_the_silent_by_syns():
-    ledger = ledger_of(made := segments_of("auto"))
+async def test_auto_scans_what_answered_and_asks_the_silent_by_syns(version):
+    ledger = ledger_of(made := segments_of("auto", SIXTEEN[version]))
     async with books_over(FakeHub(), ledger, made) as books:
         life = Life(ledger, books)
         life.work(lambda host: host == 3)
@@ -167,8 +177,8 @@ async def test_auto_scans_what_answered_and_asks_the_silent_by_syns():
 
 @pytest.mark.parametrize("pools", [1, 2])
 @in_trio
-async def test_killed_between_the_last_slice_and_what_follows_it(pools):
-    ledger = ledger_of(made := segments_of("auto"))
+async def test_killed_between_the_last_slice_and_what_follows_it(pools, version):
+    ledger = ledger_of(made := segments_of("auto", SIXTEEN[version]))
     async with books_over(FakeHub(), ledger, made) as books:
         life = Life(ledger, books, pools)
         for pool in range(pools):  # all is written down, and nobody follows it
@@ -188,8 +198,8 @@ async def test_killed_between_the_last_slice_and_what_follows_it(pools):
 
 
 @in_trio
-async def test_killed_amid_discovery_what_was_found_before_counts_too():
-    ledger = ledger_of(made := segments_of("syn:80", "198.18.0.0/24"))
+async def test_killed_amid_discovery_what_was_found_before_counts_too(version):
+    ledger = ledger_of(made := segments_of("syn:80", MORE[version]))
     async with books_over(FakeHub(), ledger, made) as books:
         Life(ledger, books).work(lambda host: host % 2 == 0, most=2)
     assert ledger.done(0, 0).total < 256
@@ -202,13 +212,13 @@ async def test_killed_amid_discovery_what_was_found_before_counts_too():
 
 
 @in_trio
-async def test_names_are_found_by_any_of_their_addresses():
+async def test_names_are_found_by_any_of_their_addresses(version):
     ledger = ledger_of(made := segments_of("ping", "a.example,b.example,c.example"))
     async with books_over(FakeHub(), ledger, made) as books:
         life = Life(ledger, books)
         (grant,) = life.grant()
         at = [p for p in range(3) if made[0].names[made[0].space.at(p)[1]] != "b.example"]
-        hits = b"".join(hit(made[0], p, bytes([198, 18, 0, p])) for p in at)
+        hits = b"".join(hit(made[0], p, ip_address(host(version, p)).packed) for p in at)
         counts = counts_of(3, 2)
         taken = life.scheduler.report(grant.lease, hits, done=True, counts=counts)
         books.submit(entries_of(taken, counts, {}, 1))

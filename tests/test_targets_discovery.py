@@ -34,6 +34,10 @@ from nray.targets.segment import (
 
 OPEN, FILTERED = _core.STATES.index("open"), _core.STATES.index("filtered")
 ECHO, HTTP, HTTPS = (1, 0), (6, 80), (6, 443)
+#: What is searched, and what is left out of it, by IP version.
+SIXTEEN = {4: "198.18.0.0/28", 6: "2001:db8::/124"}
+MORE = {4: "198.18.0.0/26", 6: "2001:db8::/122"}
+NOT = {4: "198.18.0.", 6: "2001:db8::"}
 TARGETS = "198.18.0.0/27,2001:db8::/124,a.example,b.example"
 
 
@@ -157,21 +161,25 @@ def test_what_answers_is_scanned_and_what_is_silent_asked_otherwise(
     assert len({segment.key, *(each.key for each in made)}) == 1 + len(made)
 
 
-def test_exclusions_go_with_what_follows() -> None:
-    (segment,) = plan("198.18.0.0/28", tcp="22", discovery="auto", exclude="198.18.0.3").segments
+def test_exclusions_go_with_what_follows(version: int) -> None:
+    (segment,) = plan(
+        SIXTEEN[version], tcp="22", discovery="auto", exclude=f"{NOT[version]}3"
+    ).segments
     found = Found(segment)
     found.add(b"".join(record(segment, position) for position in range(5)))
     for each in following(segment, found, 1):
-        assert each.excluded4 == segment.excluded4
+        assert (each.excluded4, each.excluded6) == (segment.excluded4, segment.excluded6)
+        assert len(each.excluded4 + each.excluded6) == 1
         assert not ranges.meet(each.ranges4, each.excluded4)
+        assert not ranges.meet(each.ranges6, each.excluded6)
 
 
 def test_more_ranges_than_a_segment_holds_are_joined_within_the_targets(
-    monkeypatch: pytest.MonkeyPatch,
+    version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "RANGES_MAX", {4: 3, 16: 3})
     (segment,) = plan(
-        "198.18.0.0/26", tcp="22", discovery="auto", exclude="198.18.0.2", seed=1
+        MORE[version], tcp="22", discovery="auto", exclude=f"{NOT[version]}2", seed=1
     ).segments
     found = Found(segment)
     wanted = {1, 3, 8, 10, 30, 50}
@@ -189,8 +197,8 @@ def test_more_ranges_than_a_segment_holds_are_joined_within_the_targets(
     assert hosts_of(scanned) | hosts_of(asked) == hosts_of(segment)
 
 
-def test_what_was_followed_and_how_many_are_up() -> None:
-    (segment,) = plan("198.18.0.0/28", tcp="22", discovery="auto", seed=1).segments
+def test_what_was_followed_and_how_many_are_up(version: int) -> None:
+    (segment,) = plan(SIXTEEN[version], tcp="22", discovery="auto", seed=1).segments
     found = Found(segment)
     found.add(record(segment, 0) + record(segment, 1))
     scanned, asked = following(segment, found, 1)
@@ -198,7 +206,7 @@ def test_what_was_followed_and_how_many_are_up() -> None:
     assert unfollowed([segment, scanned, asked]) == [asked]
     assert searched_hosts([segment]) == (16, 0)
     assert searched_hosts([segment, scanned, asked]) == (16, 2)
-    assert searched_hosts(plan("198.18.0.0/28", tcp="22").segments) == (0, 0)
+    assert searched_hosts(plan(SIXTEEN[version], tcp="22").segments) == (0, 0)
 
 
 @given(st.sets(st.integers(0, 200)), st.integers(1, 12))
