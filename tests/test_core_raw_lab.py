@@ -416,6 +416,25 @@ def test_silent_ports_of_a_host_that_told_of_others_are_asked_slowly(
     assert engine.duplicates == 0
 
 
+#: Longer than what is due in a moment may be waited for on any machine.
+LONG_S = 30.0
+
+
+def test_a_pump_that_may_last_long_asks_at_once_what_is_silent(tap: FarEnd, version: int) -> None:
+    engine = tap.engine(udp_timeout_s=0.02, payload=b"x")
+    drive = Drive(engine)
+    where = datagrams(version, 1, 50, 51)
+    for probe in tap.start(drive, where):
+        if target_of(probe)[1] == 50:
+            tap.put(unreachable(probe, version))
+    while engine.slices_open:
+        began = time.monotonic()
+        drive.pump(LONG_S)
+        assert time.monotonic() - began < LONG_S
+    assert {target_of(probe)[1] for probe in tap.probes()} == {50, 51}
+    check(drive.leases[1], 2)
+
+
 def test_a_slice_whose_last_ports_answer_late_does_not_wait_for_its_turns(
     far: FarEnd, version: int
 ) -> None:

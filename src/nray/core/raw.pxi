@@ -737,13 +737,14 @@ cdef class RawEngine(TarpitBook):
                 busy = True
             if drained and self.hits_used < HITS_FULL:
                 self.tell_limited(asked)
-            if not self.paused_:
-                wake = min(wake, nray_limit_wake(self.limits))
             if self.release_some() or self.asks_anew:
                 self.asks_anew = False
                 busy = True
             if self.hits_used < HITS_FULL:
                 self.tell_silent(&busy)
+            # Of what is silent now, some may be due to be asked.
+            if not self.paused_:
+                wake = min(wake, nray_limit_wake(self.limits))
             if self.hits_used:
                 wake = min(wake, self.first_hit + FLUSH_NS)
             if self.held_used:
