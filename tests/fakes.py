@@ -37,6 +37,7 @@ from nray.server.door import Doorman
 from nray.server.scheduler import Tally
 from nray.server.server import Server, ServerOptions
 from nray.targets.discovery import unfollowed
+from nray.targets.findings import HostSet
 from nray.targets.plan import plan
 from nray.targets.segment import Segment
 from nray.wire.channel import Channel
@@ -604,6 +605,7 @@ class FakeForkServer:
         self._behave = behave
         self.workers: list[FakeWorker] = []
         self.rate: float | None = None
+        self.hosts = HostSet()
         self.spawned = 0
         self.gone = False
 
@@ -622,6 +624,9 @@ class FakeForkServer:
 
     def bucket(self) -> None:
         """There is none: whoever finds a rate has to be replaced, too."""
+
+    def shown(self) -> HostSet:
+        return self.hosts
 
     def ended(self) -> dict[int, str]:
         return {}

@@ -4,87 +4,36 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 import core_lab
-from core_lab import ACK, RST, SYN, TCP, Drive, Ended, bucket, inside, space, summed, tcp
+from core_lab import ACK, RST, SYN, TCP, Ended, bucket, inside, space, tcp
+from hosts_lab import (
+    BASE,
+    CLOSED,
+    FORBIDDEN,
+    IMPROBABLE,
+    OPEN,
+    PATIENT_S,
+    SILENT,
+    SILENT_S,
+    Host,
+    Make,
+    Network,
+    answering,
+    hosts,
+    ordinary,
+    tarpit,
+)
 from lab.namespaces import Namespace
 from nray import _core
-from raw_lab import FarEnd, icmp_error, target_of, tcp_answer
+from raw_lab import FarEnd, target_of, tcp_answer
 
 pytestmark = pytest.mark.lab
-
-BASE = {4: "198.18.0.", 6: "2001:db8:1::"}
-#: Where ports are that hardly anybody has open.
-IMPROBABLE = range(20480, 28672)
-#: Long enough for a machine that is very busy; what answers is not waited for.
-PATIENT_S = 20.0
-#: Of what stays silent, each such test waits once.
-SILENT_S = 0.4
-
-OPEN, CLOSED, SILENT, FORBIDDEN = "open", "closed", "silent", "forbidden"
-#: What a host says of a port that is asked for the nth time, from 0.
-Host = Callable[[int, int], str]
-
-
-def ordinary(*opened: int, others: str = CLOSED) -> Host:
-    return lambda port, _: OPEN if port in opened else others
-
-
-def tarpit(port: int, nth: int) -> str:
-    return OPEN
-
-
-class Network:
-    """Hosts, by the last number of their address, that answer an engine's SYNs."""
-
-    def __init__(self, far: FarEnd, engine: _core.Engine | _core.RawEngine, version: int) -> None:
-        self.far = far
-        self.drive = Drive(engine)
-        self.version = version
-        self.hosts: dict[int, Host] = {}
-        #: How often each port was asked.
-        self.asked: Counter[tuple[int, int]] = Counter()
-
-    def scan(
-        self, where: _core.Space, start: int = 0, count: int | None = None, lease: int = 1
-    ) -> Ended:
-        """One slice to its end."""
-        count = where.total - start if count is None else count
-        self.drive.engine.add_slice(lease, start, count, where, None)
-        return self.to_end()[lease]
-
-    def to_end(self) -> dict[int, Ended]:
-        deadline = time.monotonic() + 60
-        while self.drive.engine.slices_open:
-            assert time.monotonic() < deadline, self.drive.leases
-            self.drive.pump(0.002)
-            for probe in self.far.probes():
-                self.answer(probe)
-        return self.drive.leases
-
-    def answer(self, probe: bytes) -> None:
-        address, port = target_of(probe)
-        host = int(ip_address(address)) & 0xFF
-        says = self.hosts.get(host, ordinary())(port, self.asked[host, port])
-        self.asked[host, port] += 1
-        if says == FORBIDDEN:
-            self.far.put(icmp_error(probe, *((3, 13) if self.version == 4 else (1, 1))))
-        elif says != SILENT:
-            flags = SYN | ACK if says == OPEN else RST | ACK
-            self.far.put(summed(tcp_answer(probe, flags)))
-
-    def improbable(self, host: int) -> list[int]:
-        """The ports of a host that were asked to judge it, one for each time."""
-        found = [(port, n) for (who, port), n in self.asked.items() if who == host]
-        return sorted(port for port, n in found for _ in range(n) if port in IMPROBABLE)
-
-
-Make = Callable[..., Network]
 
 
 @pytest.fixture(params=["raw", "connect"])
@@ -94,21 +43,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def network(alone: Namespace, kind: str, version: int) -> Iterator[Make]:
-    with inside(alone), FarEnd(alone, False) as far:
-
-        def make(timeout_s: float = PATIENT_S, **options: Any) -> Network:
-            options = {"tarpits": True, "tcp_timeout_s": timeout_s} | options
-            if kind == "raw":
-                return Network(far, far.engine(**options), version)
-            options.pop("retries", None)
-            states = _core.STATES[1:]
-            return Network(far, _core.Engine(bucket(), states=states, **options), version)
-
+    with answering(alone, kind, version, tarpits=True) as make:
         yield make
-
-
-def hosts(version: int, last: int, *ports: int) -> _core.Space:
-    return space([f"{BASE[version]}1-{BASE[version]}{last}"], tcp(*ports))
 
 
 def told(where: _core.Space, ended: Ended) -> dict[tuple[int, int], str]:

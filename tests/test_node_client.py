@@ -58,6 +58,7 @@ from nray.wire.messages import (
     Registered,
     Report,
     Settings,
+    Shown,
     Stop,
     Welcome,
 )
@@ -765,3 +766,43 @@ def test_limits_fit_together():
     # A node gives the server up later than the server sends its pulses, and asks within bounds.
     assert module.BEATS_MISSED_MAX >= 2
     assert UNACKNOWLEDGED_MAX < HELD_MAX
+
+
+# ── hosts that need no more probes ──────────────────────────────────────────────────────────
+
+HOSTS = b"\x04\xc6\x12\x00\x07" + bytes(12) + b"\x06" + bytes(15) + b"\x01"
+
+
+@in_trio
+async def test_what_the_server_says_of_hosts_reaches_the_workers_of_this_scan_alone():
+    spares = Settings(first_open=True)
+    async with site(stay=True) as made:
+        server = await made.accept()
+        register = await server.let_in("a", settings=spares)
+        assert "first-open" in register.methods
+        await server.channel.send(Shown(HOSTS))
+        await until(lambda: len(made.forks.hosts) == 2)
+        assert made.forks.hosts.has(HOSTS[:17])
+        assert made.forks.hosts.has(HOSTS[17:])
+        server.line.cut()
+        server = await made.accept()  # back to the same scan: they are still known
+        await server.let_in("a", settings=spares)
+        await trio.sleep(1)
+        assert len(made.forks.hosts) == 2
+        await server.dismiss()
+        server = await made.accept()
+        await server.let_in("b", settings=spares)
+        await until(lambda: len(made.forks.hosts) == 0)
+        await server.dismiss()
+
+
+@in_trio
+async def test_in_a_scan_that_probes_all_a_server_s_word_of_hosts_is_passed_over():
+    async with site() as made:
+        server = await made.accept()
+        await server.let_in()
+        await server.channel.send(Shown(HOSTS))
+        await server.dismiss()
+        await made.ended()
+        assert not made.errors
+        assert len(made.forks.hosts) == 0

@@ -596,3 +596,26 @@ async def test_a_worker_that_has_nothing_to_do_may_be_silent(monkeypatch):
         await trio.sleep(10 * module.SILENT_S)
         assert len(bench.forks.workers) == 1
         await bench.stop()
+
+
+# ── hosts that need no more probes ──────────────────────────────────────────────────────────
+
+
+def packed_host(position, segment=SEGMENT):
+    family, number, _, _ = segment.space.at(position)
+    return bytes([family]) + number.to_bytes(4, "big") + bytes(12)
+
+
+@in_trio
+async def test_hosts_are_spared_where_that_is_asked_for_and_else_not():
+    for asked in (True, False):
+        async with trio.open_nursery() as nursery:
+            settings = Settings(first_open=asked)
+            bench = Bench(nursery, finds([SEGMENT], {0: {5}}), leases(1), settings=settings)
+            bench.supervisor.spare(packed_host(0))
+            await bench.until_done(1)
+            assert bench.forks.workers[0].heard[0].first_open is asked
+            assert bench.forks.hosts.has(packed_host(0)) is asked
+            # What a worker has found may still be lost, for all that is known here.
+            assert not bench.forks.hosts.has(packed_host(5))
+            await bench.stop()

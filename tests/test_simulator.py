@@ -183,6 +183,7 @@ def test_scenarios_hold_everything_that_may_happen():
     assert any(segment.names for each in drawn for segment in each.segments)
     assert any(not each.faults for each in drawn)
     assert any(each.terminal for each in drawn)
+    assert any(each.first_open for each in drawn)
 
 
 def test_names_have_more_than_one_address():

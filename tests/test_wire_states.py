@@ -50,9 +50,9 @@ ALLOWED = {
     State.NEW: "welcome refused",
     State.WELCOMED: "refused register",
     State.REGISTERING: "registered refused",
-    State.ACTIVE: "segment lease ack pulse stop refused ask report heartbeat bye",
-    State.DRAINING: "ack pulse refused ask report heartbeat bye",
-    State.LEAVING: "segment lease ack pulse stop refused",
+    State.ACTIVE: "segment lease ack pulse shown stop refused ask report heartbeat bye",
+    State.DRAINING: "ack pulse shown refused ask report heartbeat bye",
+    State.LEAVING: "segment lease ack pulse shown stop refused",
     State.CLOSED: "",
 }
 

@@ -188,6 +188,21 @@ def test_hosts_are_looked_for_by_packets_of_its_own_and_ports_probed_by_connecti
     assert max(found.sent for found in node.done().values()) == 300 + 3 * count
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_hosts_that_the_node_knows_are_left_out_where_that_is_asked_for(
+    node: Node, asked: bool
+) -> None:
+    known = node.fork_server.shown()
+    known.renew()
+    known.add(bytes([4, 127, 0, 0, 1]) + bytes(12))
+    node.send(configure(first_open=asked), segment(tcp(50)), Slice(1, 0, 0, 50))
+    node.until(lambda: 1 in node.done())
+    last = node.done()[1]
+    assert last.sent == (0 if asked else 50)
+    assert last.errors == ({_core.SPARED: 50} if asked else {})
+    assert last.counts[6] == (50 if asked else 0)
+
+
 def test_everything_may_come_in_bits(node: Node) -> None:
     stream = b"".join(map(pack, [configure(), segment(tcp(10)), Slice(1, 0, 0, 10)]))
     for i in range(0, len(stream), 7):

@@ -159,6 +159,46 @@ HIT_FORMAT: str
 #: The key among a slice's errors under which it says how many open ports it counted and did not
 #: tell; see `Engine`.
 WITHHELD: str
+#: And how many probes it left out because an open port of their host was known.
+SPARED: str
+
+# ── hostset.pxi ─────────────────────────────────────────────────────────────────────────────
+
+#: A host as it travels: its family (4 or 6), its address, and zeros behind one of IPv4.
+HOST_BYTES: int
+
+class HostSet:
+    """A set of hosts that only grows, private or shared by the processes that map one descriptor.
+
+    Args:
+        fd: of at least `OFFSET` + `BYTES` of shared memory (a memfd), zeroed by its maker, who
+            maps it first; -1 for a set of one's own. It may be closed afterwards.
+
+    Of `HOSTS_MAX` hosts it is full, and takes no more: they are then as unknown as before.
+
+    Raises:
+        OSError: the memory cannot be mapped.
+    """
+
+    BYTES: int
+    HOSTS_MAX: int
+    OFFSET: int
+    def __init__(self, fd: int = -1) -> None: ...
+    def __len__(self) -> int:
+        """Hosts in it; a few more where several processes put one in at the same moment."""
+    def renew(self) -> None:
+        """Begin anew, empty. Other processes must map it anew to see what comes."""
+    def add(self, packed: bytes) -> None:
+        """Put hosts in, `HOST_BYTES` each. ValueError: that is no host."""
+    def has(self, packed: bytes) -> bool:
+        """Whether one is in it."""
+    def fresh(self, hits: bytes) -> bytes:
+        """Packed hits without the open ones of hosts that are in it; puts those of the others in.
+
+        Of a host that is new the first open hit stays. ValueError: they are no whole hits.
+        """
+    def packed(self, start: int, end: int) -> bytes:
+        """The hosts put in as number ``start`` and up to ``end``, packed."""
 
 # ── questions.pxi ───────────────────────────────────────────────────────────────────────────
 
@@ -223,6 +263,11 @@ class Engine:
             slice has one hit (open, reason ``tarpit``, at the position of one of its open ports),
             and its open ports are counted open, without hits; how many, `take` says under
             `WITHHELD` among the errors.
+        shown: hosts of which an open port is known; None to probe all. These it asks no more, nor
+            in the same slice those of which it has found one itself: what it had not sent is
+            counted as skipped (how much, `take` says under `SPARED` among the errors), what it
+            had, and nobody answered, as silent. The questions of ``tarpits`` are asked all the
+            same. It adds nothing to the set: its maker does, once the hits are safe.
 
     Hosts that send only so many ICMP errors a second are asked about their silent UDP ports again,
     at a pace that they bear, for at most a minute (see limited.h); so does `RawEngine`, with all of
@@ -254,6 +299,7 @@ class Engine:
         tarpits: bool = False,
         host_rate: float = 0,
         network_rate: float = 0,
+        shown: HostSet | None = None,
     ) -> None: ...
     @property
     def pending(self) -> int: ...
@@ -312,7 +358,8 @@ class RawEngine:
             route ends as an error, ``no-route-from-here``.
         tcp_timeout_s, udp_timeout_s: how long silence is waited for after the last pass, seconds.
         retries: further passes over what is silent, 0 to 100.
-        host_rate, network_rate, states, payload, payloads, udp_fast, policy, tarpits: as `Engine`.
+        host_rate, network_rate, states, payload, payloads, udp_fast, policy, tarpits, shown: as
+            `Engine`. Samples go to hosts that need no more probes, too.
         samples: while a stretch of ``bucket`` goes on, probe some ports that have answered again,
             from half of the source ports, and tell the bucket what became of it. What is sent,
             and answers without room, are told it, too.
@@ -363,6 +410,7 @@ class RawEngine:
         tarpits: bool = False,
         host_rate: float = 0,
         network_rate: float = 0,
+        shown: HostSet | None = None,
     ) -> None: ...
     @property
     def no_xdp(self) -> Mapping[int, int]:

@@ -16,6 +16,8 @@ include "core/bucket.pxi"
 include "core/caps.pxi"
 # states, reasons and packed hits
 include "core/hits.pxi"
+# hosts of which an open port was found
+include "core/hostset.pxi"
 # what UDP ports are asked, and by what an answer is known
 include "core/questions.pxi"
 # hosts that limit their ICMP errors, and their silent UDP ports

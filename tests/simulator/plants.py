@@ -228,6 +228,23 @@ def _follow_one_pool() -> Iterable[Replacement]:
     yield scheduler.Scheduler, "whole", whole
 
 
+def _forget_shown() -> Iterable[Replacement]:
+    """A resumed scan does not know of which hosts an open port was told."""
+    yield scheduler.Scheduler, "restore_told", lambda self, pool, hits: None
+
+
+def _spare_before_commit() -> Iterable[Replacement]:
+    """Other nodes leave a host out when its open port is reported, not when it is on the disk."""
+
+    def told_once(self: Any, hits: bytes) -> bytes:
+        fresh = original(self, hits)
+        self.safe = len(self.shown) if self.shown is not None else 0
+        return fresh
+
+    original = scheduler.Pool.told_once
+    yield scheduler.Pool, "told_once", told_once
+
+
 def _no_rest() -> Iterable[Replacement]:
     """A full disk is tried again without a pause."""
     yield books, "RETRY_S", 0.0
@@ -259,6 +276,8 @@ PLANTS: dict[str, Callable[[], Iterable[Replacement]]] = {
         "forget_found": _forget_found,
         "follow_again": _follow_again,
         "follow_one_pool": _follow_one_pool,
+        "forget_shown": _forget_shown,
+        "spare_before_commit": _spare_before_commit,
         "no_rest": _no_rest,
     }.items()
 }

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nray.targets.findings import SPARED, HostSet
 from nray.worker import protocol
+
+from .truth import RECORD_BYTES
 
 if TYPE_CHECKING:
     from .world import Machine, World
 
 #: Counts of a slice, by position in the tuple.
-_OPEN, _CLOSED, _ADDRESSES, _COUNTS = 0, 1, 7, 9
+_OPEN, _CLOSED, _SKIPPED, _ADDRESSES, _COUNTS = 0, 1, 6, 7, 9
 #: A worker that works says so at least this often, seconds (`nray.worker.main.PUMP_S`).
 _PUMP_S: Final = 5.0
 #: At most so many parts of a slice's hits are told before its end.
@@ -152,6 +155,10 @@ class Worker:
         hits = [
             self._world.truth.record(work.segment, key, draw.randrange(1, 9999)) for key in keys
         ]
+        spared = len(hits)
+        hits = self._not_spared(work, hits)
+        spared -= len(hits)
+        found = len(hits)
         now = trio.current_time()
         if hits and draw.random() < 0.6:  # some come before the end
             for _ in range(draw.randint(1, _PARTS)):
@@ -159,10 +166,27 @@ class Worker:
                 part, hits = hits[:count], hits[count:]
                 if part:
                     at = now + takes_s * draw.random()
-                    agenda.at(at, self._found, work, part, False, len(keys))
+                    agenda.at(at, self._found, work, part, False, found, spared)
         agenda.at(now + takes_s, self._sent_all, work)
         at = now + takes_s + self._world.scenario.tail_s
-        agenda.at(at, self._found, work, hits, True, len(keys))
+        agenda.at(at, self._found, work, hits, True, found, spared)
+
+    def _not_spared(self, work: protocol.Slice, hits: list[bytes]) -> list[bytes]:
+        """What it finds where hosts with a known open port are left out: some of what is open
+        beside the first port of a host was asked for before that had answered."""
+        if not self._world.scenario.first_open or self._world.truth.segments[work.segment].search:
+            return hits
+        shown = self._machine.workers.shown()
+        own = set()
+        found = []
+        for hit in hits:
+            host = hit[RECORD_BYTES - 1 :] + hit[8:24]
+            if host in own or shown.has(host):
+                continue
+            if self._world.draw.random() < 0.8:
+                own.add(host)
+            found.append(hit)
+        return found
 
     def _live(self) -> None:
         """Say so, as long as there is work in hand."""
@@ -176,16 +200,20 @@ class Worker:
         self._sent += work.count
         self._go_on()
 
-    def _found(self, work: protocol.Slice, hits: list[bytes], done: bool, found: int) -> None:
+    def _found(
+        self, work: protocol.Slice, hits: list[bytes], done: bool, found: int, spared: int
+    ) -> None:
         counts: tuple[int, ...] = ()
         if done:
             self._open -= 1
             more = self._world.truth.extra(work.segment, work.start, work.count)
             made = [0] * _COUNTS
-            made[_OPEN], made[_CLOSED] = found, work.count + more - found
+            made[_OPEN], made[_CLOSED] = found, work.count + more - found - spared
+            made[_SKIPPED] = spared
             made[_ADDRESSES] = more
             counts = tuple(made)
-        self._say(protocol.Found(work.lease, b"".join(hits), done, counts, {}, self._sent))
+        why = {SPARED: spared} if done and spared else {}
+        self._say(protocol.Found(work.lease, b"".join(hits), done, counts, why, self._sent))
 
 
 class WorkerSocket:
@@ -206,6 +234,12 @@ class Workers:
         self._machine = machine
         self._endings: dict[int, str] = {}
         self.alive: list[Worker] = []
+        self._shown: HostSet | None = None
+
+    def shown(self) -> HostSet:
+        if self._shown is None:
+            self._shown = HostSet()
+        return self._shown
 
     def spawn(self) -> WorkerSocket:
         self._world.pids += 1

@@ -208,7 +208,7 @@ class ServerProcess(_Process):
         return ServerOptions(
             host="",
             ports=(),
-            settings=Settings(),
+            settings=Settings(first_open=scenario.first_open),
             pools=scenario.pools,
             node_expiry_s=scenario.expiry_s,
             expiry_check_s=1.0,

@@ -65,6 +65,7 @@ def begin(
         ratelimit=0.0 if settings.ratelimit_auto else settings.ratelimit,
         slice_first=SLICE_FIRST,
         generation=ledger.generation if ledger else 0,
+        first_open=settings.first_open,
     )
     for segment in plan.segments:
         scheduler.add_segment(segment, discovery=bool(segment.search))
@@ -74,6 +75,8 @@ def begin(
     done_before = sum(pool.done for pool in scheduler.pools)
     begun = Begun(plan, settings, scheduler, node, primed, time.monotonic(), done_before)
     fork_server.set_rate(settings.ratelimit)
+    if settings.first_open:
+        fork_server.shown()  # before workers are told of it
     if orders.may_prime(plan.segments) and not orders.needs_raw(settings):
         leases = _first_leases(begun, PRIMED_MOST * processes)
         orders.prime(primed, settings, {each.id: each for each in plan.segments}, leases)

@@ -68,6 +68,8 @@ class _Office:
         self._seen = node
         self._kick = trio.Event()
         self.finished = trio.Event()
+        # Of those with an open port, so many were told to the workers.
+        self._spared = 0
         books.submit([node])
 
     def serve(self, supervisor: Supervisor) -> None:
@@ -75,6 +77,7 @@ class _Office:
         self._supervisor = supervisor
         for segment in self.segments:
             supervisor.add_segment(segment)
+        self._spare()  # what an earlier run has found
         self._search.begin()
         self._finish_if_done()
 
@@ -91,6 +94,15 @@ class _Office:
         if self._scheduler.finished:
             self.finished.set()
 
+    def _spare(self) -> None:
+        """Let the workers know of which hosts an open port was found: what was reported is lost
+        with this process alone, and so is what it knows."""
+        shown = self._scheduler.pools[0].shown
+        if shown is not None and len(shown) > self._spared:
+            assert self._supervisor is not None
+            self._supervisor.spare(shown.packed(self._spared, len(shown)))
+            self._spared = len(shown)
+
     def want(self, leases: int) -> None:
         self._scheduler.want(self._node, leases)
         self._kick.set()
@@ -106,6 +118,7 @@ class _Office:
             now=time.monotonic(),
         )
         assert taken is not None, "one node, so a slice is open until it has ended it"
+        self._spare()
         self._books.submit(entries_of(taken, outcome.counts, outcome.errors, self._seen.node))
         self._search.take(taken)
         self._finish_if_done()

@@ -65,6 +65,7 @@ def scan(
     retries: int = 1,
     discovery: str = "none",
     keep_tarpits: bool = False,
+    stop_after_first_open: bool = False,
     exclude: str | Iterable[str] = (),
     show: Sequence[str] = (),
     seed: int | None = None,
@@ -92,6 +93,8 @@ def scan(
             and ``auto`` need the right to raw sockets.
         keep_tarpits: report each port of hosts on which every port answers, not each such host
             once.
+        stop_after_first_open: probe a host no further once an open port of it is known, and report
+            that one alone.
         exclude: never probed, whatever the targets say.
         show: states that make events besides open.
         seed: decides the order of probes.
@@ -129,6 +132,7 @@ def scan(
         method=method,
         retries=retries,
         keep_tarpits=keep_tarpits,
+        first_open=stop_after_first_open,
         payloads=payloads_for(made),
         pings=sends_pings(discovery),
     )
@@ -148,6 +152,7 @@ def settings_for(
     method: str = "connect",
     retries: int = 1,
     keep_tarpits: bool = False,
+    first_open: bool = False,
     payloads: Questions | None = None,
     pings: bool = False,
 ) -> Settings:
@@ -183,6 +188,7 @@ def settings_for(
         retries=retries,
         pings=pings,
         tarpits=not keep_tarpits,
+        first_open=first_open,
     )
 
 

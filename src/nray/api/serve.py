@@ -254,6 +254,7 @@ def settings_of(config: Config, seed: int) -> Settings:
         retries=scanner.tcp.retries,
         pings=sends_pings(scanner.discovery),
         tarpits=not scanner.tcp.keep_tarpits,
+        first_open=scanner.stop_after_first_open,
     )
 
 

@@ -13,7 +13,7 @@ from nray.ledger.ledger import Account
 from nray.ledger.sqlite import SqliteAccount
 from nray.server.refusals import by_node, others
 from nray.targets.discovery import searched_hosts
-from nray.targets.findings import WITHHELD
+from nray.targets.findings import SPARED, WITHHELD
 from nray.targets.segment import Segment
 
 #: Gaps in what is done that are told one by one.
@@ -128,6 +128,8 @@ def _sum_lines(account: Account, pool: int, of: list[Segment], discovery: bool) 
     lines.append(f"  {hits} {found}" + (f"; {', '.join(told)}" if told else ""))
     if withheld:
         lines.append(f"  withheld: {withheld} (open on hosts where every port answers)")
+    if SPARED in errors:
+        lines.append(f"  left out: {errors[SPARED]} (an open port of the host was known)")
     for name, count in sorted(by_node(errors).items()):
         lines.append(f"  refused: {count} (policy of node {name})")
     for reason, count in sorted(others(errors).items()):

@@ -148,6 +148,11 @@ class States(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="Report each port of hosts on which every port answers, not each such host once.",
 )
+@click.option(
+    "--stop-after-first-open",
+    is_flag=True,
+    help="Probe a host no further once an open port of it is known; report that one alone.",
+)
 @click.option("--xdp", is_flag=True, help="With --syn: send by AF_XDP, faster, unseen by captures.")
 @click.option("-o", "--output", metavar="FILE", help="Also write events to FILE, a line each.")
 @click.option(
@@ -280,8 +285,8 @@ def _plan(options: dict[str, Any]) -> Plan:
 #: Options that a scan which is resumed has from its beginning.
 SETTLED = (
     "targets", "target_file", "ports", "udp", "timeout", "output", "exclude", "exclude_file",
-    "syn", "discovery", "retries", "keep_tarpits", "rate", "host_rate", "network_rate", "show",
-    "seed", "state", "list_", "permission", "include_reserved",
+    "syn", "discovery", "retries", "keep_tarpits", "stop_after_first_open", "rate", "host_rate",
+    "network_rate", "show", "seed", "state", "list_", "permission", "include_reserved",
 )  # fmt: skip
 
 
@@ -327,6 +332,7 @@ def _begin(made: Plan, options: dict[str, Any], fork_server: ForkServer) -> int:
         method="syn" if options["syn"] else "connect",
         retries=1 if options["retries"] is None else options["retries"],
         keep_tarpits=options["keep_tarpits"],
+        first_open=options["stop_after_first_open"],
         payloads=payloads_for(made),
         pings=sends_pings(options["discovery"]),
     )

@@ -189,6 +189,7 @@ class ScannerConfig(Section, frozen=True, kw_only=True):
     host_rate: Annotated[float, Key("hostRate", kinds.RATE)] = 0.0
     network_rate: Annotated[float, Key("networkRate", kinds.RATE)] = 0.0
     discovery: Annotated[str, Key("discovery", kinds.DISCOVERY)] = "none"
+    stop_after_first_open: Annotated[bool, Key("stopAfterFirstOpen", kinds.BOOL)] = False
     tcp: Annotated[Tcp, Key("tcp")] = Tcp()
     udp: Annotated[Udp, Key("udp")] = Udp()
     zgrab2: Annotated[Zgrab2, Key("zgrab2")] = Zgrab2()

@@ -152,6 +152,16 @@ cdef later_t caps_next(caps_t *c) noexcept nogil:
     return first
 
 
+cdef void caps_keep(caps_t *c, int32_t kept) noexcept nogil:
+    """Let the first so many of the heap's memory wait on, in whatever order they lie there."""
+    cdef later_t one
+    cdef int32_t k
+    c.used = 0
+    for k in range(kept):
+        one = c.heap[k]
+        caps_wait(c, one.due, one.slice, one.entry)
+
+
 cdef class Caps:
     """Caps by themselves, for tests on a clock of their own."""
 

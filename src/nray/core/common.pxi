@@ -3,6 +3,13 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+cdef extern from "siphash.h" nogil:
+    ctypedef struct nray_key_t:
+        uint64_t k0
+        uint64_t k1
+    uint64_t nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count,
+                                uint64_t last)
+
 # IP protocol numbers (IANA), as in probe_t.protocol.
 cdef enum:
     PROTO_ICMP = 1      # of either family: an echo request, whose port is 0

@@ -174,6 +174,7 @@ cdef class Engine(TarpitBook):
         policy: what it refuses is not sent, and counted as refused.
         sharers: how many engines ask the same hosts at once.
         tarpits: tell of hosts on which every port answers once, not of each port.
+        shown: hosts with an open port, which are probed no further; None: all are.
 
     Raises:
         OSError: no epoll descriptor can be had.
@@ -210,14 +211,14 @@ cdef class Engine(TarpitBook):
                   bytes payload=b"nray", payloads=None, checks=None, further=None,
                   bint udp_fast=False, bint adaptive=False, Policy policy=None,
                   int sharers=1, bint tarpits=False, double host_rate=0,
-                  double network_rate=0):
+                  double network_rate=0, HostSet shown=None):
         cdef int kind
         if not tcp_timeout_s > 0 or not udp_timeout_s > 0:
             raise ValueError("timeouts are positive numbers of seconds")
         if window < 0:
             raise ValueError("a window is a number of probes, 0 for auto")
         self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
-                    udp_timeout_s, sharers)
+                    udp_timeout_s, sharers, shown)
         self.settle_tarpits(tarpits, raw_key(_os.urandom(16)))
         self.timeout_ns[LINE_FRESH] = IMPATIENT_NS
         self.timeout_ns[LINE_TCP] = <int64_t>(tcp_timeout_s * 1e9)
@@ -401,6 +402,8 @@ cdef class Engine(TarpitBook):
         cdef bint again, late, limited, held = False
         now = monotonic_ns()
         self.tell_limited(now)
+        if self.caps.used and self.is_time_to_spare(now, &wake):
+            self.spare_waiting()
         for i in range(START_BURST):
             if self.paused_:
                 held = True
@@ -432,7 +435,7 @@ cdef class Engine(TarpitBook):
                 break
             if late:
                 self.take_later(&item)
-                if item.slice == ASK_OF_HOST and not self.is_to_ask(&item):
+                if not self.is_still_to_send(&item):
                     continue
             elif limited:
                 if not self.next_limited(&item, now):
@@ -441,7 +444,7 @@ cdef class Engine(TarpitBook):
                 item = self.retry[self.retry_head]
                 self.retry_head = (self.retry_head + 1) % RETRY_MAX
                 self.retry_used -= 1
-                if item.slice == ASK_OF_HOST and not self.is_to_ask(&item):
+                if not self.is_still_to_send(&item):
                     continue
             elif not self.next_probe(&item):
                 now = monotonic_ns()
@@ -472,6 +475,40 @@ cdef class Engine(TarpitBook):
                 self.current < 0 and not self.idle_told and not self.paused_):
             wake = now
         return wake
+
+    cdef bint is_still_to_send(self, const item_t *item) noexcept nogil:
+        """Whether a probe that has waited is still of use; one that is not is accounted for."""
+        cdef bint udp = item.probe.protocol == PROTO_UDP
+        if item.slice == ASK_OF_HOST:
+            return self.is_to_ask(item)
+        if item.slice < 0:
+            return True
+        if not self.is_spared(item.slice, &item.probe):
+            return True
+        if item.second or item.asked or item.limited:   # it has been sent, and was silent
+            self.record(&item.probe, item.position, item.slice,
+                        STATE_OPEN_FILTERED if udp else STATE_FILTERED, REASON_NO_RESPONSE, 0)
+        else:
+            self.spare(item.slice)
+        return False
+
+    cdef void spare_waiting(self) noexcept nogil:
+        """Let go of what waits for the cap of a host that needs no more probes."""
+        cdef int32_t k, place, kept = 0
+        for k in range(self.caps.used):
+            place = <int32_t>self.caps.heap[k].entry
+            if (self.hits_used < HITS_FULL and self.later[place].slice >= 0
+                    and not self.is_still_to_send(&self.later[place])):
+                self.later_free[self.later_free_used] = place
+                self.later_free_used += 1
+                continue
+            self.caps.heap[kept] = self.caps.heap[k]
+            kept += 1
+        caps_keep(&self.caps, kept)
+
+    cdef void spare(self, int32_t which) noexcept nogil:
+        self.slices[which].spared += 1
+        self.uncount(which, SKIPPED)
 
     cdef bint must_wait(self, const item_t *item, int64_t now) noexcept nogil:
         """Whether a probe's host or network has had enough for now; then it waits."""
@@ -511,9 +548,12 @@ cdef class Engine(TarpitBook):
                 self.current = -1
                 self.idle_told = False
             count = self.left_out(self.excluded, &item.probe)
-            if count < 0:
+            if count >= 0:
+                self.uncount(which, count)
+            elif self.is_spared(which, &item.probe):
+                self.spare(which)
+            else:
                 return True
-            self.uncount(which, count)
             if self.current < 0:
                 break
         return False
@@ -1008,6 +1048,13 @@ cdef class Engine(TarpitBook):
         nray_limit_next(self.limits, now, &due)
         if due.what == NRAY_LIMIT_NOTHING:
             return False
+        if due.what == NRAY_LIMIT_ASK:
+            item[0] = self.aside[<int32_t>due.token]
+            if self.is_spared(item.slice, &item.probe):
+                nray_limit_pass(self.limits, &due)
+                item[0] = self.back_from_aside(due.token)
+                self.is_still_to_send(item)
+                return False
         until = caps_due_of(&self.caps, &due, now)
         if until:
             nray_limit_put_off(self.limits, &due, now, until)
@@ -1019,11 +1066,8 @@ cdef class Engine(TarpitBook):
         memset(item, 0, sizeof(item_t))
         item.slice = -1         # it is no probe of any
         item.limited = 1
-        item.probe.family = due.family
-        item.probe.protocol = PROTO_UDP
-        item.probe.port = due.port
-        memcpy(item.probe.addr, due.addr, 16)
-        return True
+        probe_of_due(&due, &item.probe)
+        return self.shown is None or not self.has_shown(&item.probe)
 
     cdef void tell_limited(self, int64_t now) noexcept nogil:
         cdef uint64_t token = 0

@@ -27,15 +27,22 @@ cdef extern from "limited.h" nogil:
     int32_t nray_limit_drop(nray_limits_t *t, uint32_t upper)
 
 
+cdef inline void probe_of_due(const nray_due_t *due, probe_t *probe) noexcept nogil:
+    """The probe of what is to be asked."""
+    memset(probe, 0, sizeof(probe_t))
+    probe.family = due.family
+    probe.protocol = PROTO_UDP
+    probe.port = due.port
+    memcpy(probe.addr, due.addr, 16)
+
+
 cdef inline int64_t caps_due_of(const caps_t *c, const nray_due_t *limited,
                                 int64_t now) noexcept nogil:
     """`caps_due` of what a host that sends few ICMP errors is asked; it waits where it is."""
     cdef probe_t probe
     if c.table == NULL:
         return 0
-    memset(&probe, 0, sizeof(probe))
-    probe.family = limited.family
-    memcpy(probe.addr, limited.addr, 16)
+    probe_of_due(limited, &probe)
     return caps_due(c, &probe, now, False)
 
 

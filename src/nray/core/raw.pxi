@@ -385,7 +385,7 @@ cdef class RawEngine(TarpitBook):
                   double udp_timeout_s=1.0, int retries=1, states=(), bytes payload=b"nray",
                   payloads=None, checks=None, further=None, bint udp_fast=False,
                   Policy policy=None, bint xdp=False, bint samples=False, bint tarpits=False,
-                  double host_rate=0, double network_rate=0):
+                  double host_rate=0, double network_rate=0, HostSet shown=None):
         cdef int i
         self.epoll = -1
         for i in range(2):
@@ -412,7 +412,7 @@ cdef class RawEngine(TarpitBook):
         self.pings = True
         self.current = -1
         self.settle(bucket, states, payload, payloads, checks, further, udp_fast, policy,
-                    udp_timeout_s, shards)
+                    udp_timeout_s, shards, shown)
         nray_limit_spaced(self.limits, max(self.caps.every[0], self.caps.every[1]))
         self.settle_tarpits(tarpits, self.key)
         self.batch = <nray_batch_t *>malloc(sizeof(nray_batch_t))
@@ -717,6 +717,8 @@ cdef class RawEngine(TarpitBook):
             busy = False
             if self.news or self.held_used and now - self.held_looked >= STALL_LAST_NS:
                 self.look_at_held(now)
+            if self.caps.used and self.is_time_to_spare(now, &wake):
+                self.spare_waiting(now)
             if self.batch_used == 0:
                 busy = self.fill(now, &wake)
             if self.batch_used and now >= self.stall_until:
@@ -922,6 +924,12 @@ cdef class RawEngine(TarpitBook):
             self.slices[item.slice].counts[why] += 1
             self.finish(item)
             return
+        if self.is_spared(item.slice, &probe):
+            if self.works[item.slice].passed == 0:
+                self.slices[item.slice].counts[SKIPPED] += 1
+                self.slices[item.slice].spared += 1
+                self.finish(item)
+            return      # in later passes it is silent, as it was in the first
         route = self.route_to(&probe)
         if route == NULL:
             self.record(item, &probe, position, STATE_ERROR, REASON_UNREACHABLE_HERE, 0, 0)
@@ -965,6 +973,26 @@ cdef class RawEngine(TarpitBook):
                 return
         self.put_frame(item, &probe, route, next_mac, self.works[item.slice].passed)
         self.works[item.slice].outside += 1
+
+    cdef void spare_waiting(self, int64_t now) noexcept nogil:
+        """Let go of what waits for the cap of a host that needs no more probes."""
+        cdef int32_t k, kept = 0
+        cdef entry_t item
+        cdef probe_t probe
+        cdef uint64_t position
+        for k in range(self.caps.used):
+            item.slice = self.caps.heap[k].slice
+            item.entry = self.caps.heap[k].entry
+            self.locate(&item, &probe, &position)
+            if not self.is_spared(item.slice, &probe):
+                self.caps.heap[kept] = self.caps.heap[k]
+                kept += 1
+                continue
+            self.works[item.slice].outside -= 1
+            if not is_finished(&self.works[item.slice], item.entry):
+                self.put(&item, now, False)
+            self.settle_pass(item.slice, now)
+        caps_keep(&self.caps, kept)
 
     cdef void put_frame(self, const entry_t *item, const probe_t *probe, const route_t *route,
                         const uint8_t *next_mac, int number) noexcept nogil:
@@ -1036,6 +1064,8 @@ cdef class RawEngine(TarpitBook):
         """Ask a host that sends few ICMP errors what is due, unless its cap is in the way."""
         cdef nray_due_t due
         cdef entry_t item
+        cdef probe_t probe
+        cdef uint64_t position
         cdef int64_t until
         # A trial has no token, and is no entry of a slice.
         nray_limit_next(self.limits, now, &due)
@@ -1046,6 +1076,13 @@ cdef class RawEngine(TarpitBook):
         if due.what == NRAY_LIMIT_ASK and is_finished(&self.works[item.slice], item.entry):
             self.works[item.slice].limited -= 1
             nray_limit_pass(self.limits, &due)
+            return
+        probe_of_due(&due, &probe)
+        if due.what == NRAY_LIMIT_ASK and self.is_spared(item.slice, &probe):
+            self.works[item.slice].limited -= 1
+            nray_limit_pass(self.limits, &due)
+            self.locate(&item, &probe, &position)
+            self.record_silent(&item, &probe, position)
             return
         until = caps_due_of(&self.caps, &due, now)
         if until:
@@ -1063,11 +1100,9 @@ cdef class RawEngine(TarpitBook):
         cdef probe_t probe
         cdef const route_t *route
         cdef const uint8_t *next_mac = NULL
-        memset(&probe, 0, sizeof(probe))
-        probe.family = due.family
-        probe.protocol = PROTO_UDP
-        probe.port = due.port
-        memcpy(probe.addr, due.addr, 16)
+        probe_of_due(due, &probe)
+        if self.shown is not None and self.has_shown(&probe):
+            return
         route = self.way_known(&probe, &next_mac)
         if route == NULL:
             return
@@ -1481,8 +1516,10 @@ cdef class RawEngine(TarpitBook):
             work.cursor += 1
             told += 1
             self.locate(&item, &probe, &position)
-            if probe.protocol == PROTO_UDP and not slice.search and nray_limit_push(
-                    self.limits, probe.family, probe.addr, <uint64_t>i << 32 | item.entry, now):
+            if (probe.protocol == PROTO_UDP and not slice.search
+                    and not self.is_spared(i, &probe) and nray_limit_push(
+                        self.limits, probe.family, probe.addr, <uint64_t>i << 32 | item.entry,
+                        now)):
                 work.limited += 1
                 continue
             self.record_silent(&item, &probe, position)

@@ -19,7 +19,15 @@ cdef enum:
     # answers.
     SLICES_MAX = 1024
     ERRORS_MAX = 16
+    SKIPPED = 6             # the place of this count
     COUNTS = 9              # of a slice that has ended, as in `nray.wire.messages.Counts`
+
+# Between two looks through what waits for a cap: some 0.2 ms of work.
+cdef int64_t SPARE_EVERY_NS = 20_000_000
+
+# What a slice calls the probes that it left out because of an open port of their host, among its
+# errors.
+SPARED = "spared"
 
 # A hit waits this long for others to travel with.
 cdef int64_t FLUSH_NS = 5_000_000
@@ -39,10 +47,12 @@ cdef struct slice_t:
     uint32_t errors[ERRORS_MAX]
     listed_t *listed
     int64_t withheld        # of those counted open: made no hits, see tarpits.pxi
+    int64_t spared          # of those skipped: their hosts had shown an open port
     const space_t *space
     const ranges_t *excluded    # NULL: none
     uint32_t serial         # of all slices, from 1
     uint8_t judged          # its hosts are, see tarpits.pxi
+    uint8_t stops           # probing a host at its first open port
     uint8_t used
     uint8_t ended
     uint8_t search          # of its space
@@ -88,6 +98,10 @@ cdef class SliceBook:
     cdef const nray_question_t **question_at    # by port; NULL: `plain`
     cdef const nray_question_t *plain
     cdef nray_limits_t *limits
+    cdef HostSet shown          # hosts with an open port, of the whole node; None: all are probed
+    cdef HostSet own            # those that this engine has found, with the slice in place of the epoch
+    cdef uint32_t spared_at     # how many were known when what waits was last looked through
+    cdef int64_t spared_since   # ns: when that was
 
     def __cinit__(self, *_, **__):
         self.kept = {}
@@ -111,7 +125,7 @@ cdef class SliceBook:
         free(self.limits)
 
     cdef settle(self, Bucket bucket, states, bytes payload, payloads, checks, further, bint fast,
-                Policy policy, double udp_timeout_s, int sharers):
+                Policy policy, double udp_timeout_s, int sharers, HostSet shown):
         """Keep what an engine is told at its making. ValueError: a state, a payload, a port, a check."""
         if not 0 < sharers < 65536:
             raise ValueError("at least this engine asks the hosts")
@@ -125,6 +139,8 @@ cdef class SliceBook:
         self.mask &= ~<uint32_t>1
         self.fast = fast
         self.policy = policy
+        self.shown = shown
+        self.own = None if shown is None else HostSet()
         self.keep_questions(payload, payloads or {}, checks or {}, further or {})
 
     cdef keep_questions(self, bytes payload, payloads, checks, further):
@@ -232,6 +248,7 @@ cdef class SliceBook:
         """What a slice is of stays with it until it is forgotten."""
         self.kept[i] = (space, exclusions)
         self.slices[i].space = &space.s
+        self.slices[i].stops = self.shown is not None and not space.s.search
         self.slices[i].excluded = NULL if exclusions is None else &exclusions.r
 
     cdef int32_t new_slice(self, uint64_t lease, uint64_t start, uint64_t count) except -1:
@@ -248,6 +265,8 @@ cdef class SliceBook:
         self.slices[i].used = 1
         self.slices_used += 1
         self.serials += 1
+        if self.own is not None and self.serials & 0xFFFFFF == 0:
+            nray_hosts_renew(self.own.h, 1, 0)  # before a number comes again
         self.slices[i].serial = self.serials
         return i
 
@@ -317,6 +336,8 @@ cdef class SliceBook:
         }
         if slice.withheld:
             errors[WITHHELD] = slice.withheld
+        if slice.spared:
+            errors[SPARED] = slice.spared
         lease = slice.lease
         self.forget(i)
         return lease, hits, True, counts, errors
@@ -328,8 +349,41 @@ cdef class SliceBook:
         if self.policy is not None and self.policy.refuses_probe(probe):
             return 8
         if self.fast and probe.protocol == PROTO_UDP and self.question_at[probe.port] == NULL:
-            return 6
+            return SKIPPED
         return -1
+
+    cdef bint is_time_to_spare(self, int64_t now, int64_t *wake) noexcept nogil:
+        """Whether what waits is to be looked through for hosts that need no more probes; sets when
+        to ask again."""
+        cdef uint32_t known
+        if self.shown is None:
+            return False
+        known = nray_hosts_used(self.own.h) + nray_hosts_used(self.shown.h)
+        if known == self.spared_at:
+            return False
+        if now - self.spared_since < SPARE_EVERY_NS:
+            wake[0] = min(wake[0], self.spared_since + SPARE_EVERY_NS)
+            return False
+        self.spared_at = known
+        self.spared_since = now
+        return True
+
+    cdef inline bint is_spared(self, int32_t slice, const probe_t *probe) noexcept nogil:
+        """Whether a slice has no more to ask of this host: an open port of it is known."""
+        return self.slices[slice].stops and (
+            nray_hosts_has(self.own.h, self.slices[slice].serial & 0xFFFFFF, probe.family,
+                           probe.addr)
+            or self.has_shown(probe))
+
+    cdef inline bint has_shown(self, const probe_t *probe) noexcept nogil:
+        return nray_hosts_has(self.shown.h, self.shown.epoch, probe.family, probe.addr)
+
+    cdef void remember_open(self, int32_t slice, const probe_t *probe) noexcept nogil:
+        """A host of the slice has shown an open port."""
+        cdef uint32_t number = self.slices[slice].serial & 0xFFFFFF
+        if nray_hosts_add(self.own.h, number, probe.family, probe.addr) < 0:
+            nray_hosts_renew(self.own.h, 1, 0)
+            nray_hosts_add(self.own.h, number, probe.family, probe.addr)
 
     cdef void put_down(self, const probe_t *probe, uint64_t position, int32_t slice, uint8_t state,
                        uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:

@@ -22,13 +22,6 @@
 
 import os as _os
 
-cdef extern from "siphash.h" nogil:
-    ctypedef struct nray_key_t:
-        uint64_t k0
-        uint64_t k1
-    uint64_t nray_siphash_words(const nray_key_t *key, const uint64_t *words, size_t count,
-                                uint64_t last)
-
 cdef extern from *:
     """
     static inline int nray_trailing_zeros(uint64_t x) { return __builtin_ctzll(x); }
@@ -227,6 +220,8 @@ cdef class TarpitBook(SliceBook):
                       uint8_t reason, int64_t rtt_us, uint8_t ttl) noexcept nogil:
         """As `put_down`; false if it is held back, and will be settled by `let_go`."""
         cdef host_t *host
+        if state == STATE_OPEN and self.slices[slice].stops:
+            self.remember_open(slice, probe)
         if (state != STATE_OPEN or not self.slices[slice].judged
                 or probe.protocol != PROTO_TCP):
             self.put_down(probe, position, slice, state, reason, rtt_us, ttl)

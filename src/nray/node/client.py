@@ -17,7 +17,7 @@ import trio
 from nray import UserError, __version__
 from nray.node import machine
 from nray.node.bounds import Segments, check_settings, heartbeat
-from nray.node.orders import DISCOVERY, METHODS, Primed, is_raw, needs_raw
+from nray.node.orders import DISCOVERY, FIRST_OPEN, METHODS, Primed, is_raw, needs_raw
 from nray.node.policy import Policy
 from nray.node.raw import RawNet, net_for
 from nray.node.reports import ReportBook
@@ -37,6 +37,7 @@ from nray.wire.messages import (
     Register,
     Registered,
     ServerMessage,
+    Shown,
     Stop,
     Welcome,
 )
@@ -344,7 +345,7 @@ class Node:
                 environment=self._environment,
                 leases=self._scan.leases if self._scan else (),
                 policy=clip(self._options.policy.words()) if self._options.policy else "",
-                methods=(*METHODS, DISCOVERY),
+                methods=(*METHODS, DISCOVERY, FIRST_OPEN),
             )
         )
         answer = await channel.receive()
@@ -363,6 +364,8 @@ class Node:
             log.info("back at %s as %s", self._options.where, registered.node_id)
             return self._scan
         self._forget_scan()
+        if registered.settings.first_open:
+            self._fork_server.shown().renew()  # there may be hosts of the scan before
         raw = None
         if needs_raw(registered.settings):
             raw = net_for(xdp=self._options.xdp, hosts_alone=not is_raw(registered.settings))
@@ -411,6 +414,8 @@ class Node:
                     scan.acknowledged(report)
                 case Pulse(pause):
                     scan.supervisor.pause(pause)
+                case Shown(hosts):
+                    scan.supervisor.spare(hosts)
                 case Stop():
                     return message
                 case Refused():

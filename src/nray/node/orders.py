@@ -19,6 +19,8 @@ from nray.worker import protocol
 METHODS = ("connect", "syn")
 #: What else a node says that it knows: segments by which hosts are looked for.
 DISCOVERY = "discovery"
+#: And: what `nray.wire.messages.Shown` tells.
+FIRST_OPEN = "first-open"
 #: A worker's socket takes so many bytes at once without a reader (Linux's default is 208 KiB);
 #: what is larger waits for the loop.
 PRIME_BYTES_MAX = 96 * 1024
@@ -83,6 +85,7 @@ def configure(
         settings.tarpits,
         settings.host_rate / processes,
         settings.network_rate / processes,
+        settings.first_open,
     )
 
 

@@ -181,6 +181,7 @@ class Supervisor:
         self._pacer: Pacer | None = None
         if orders.finds_rate(settings):
             self._pacer = Pacer(min(settings.ratelimit or CAP, self._links_bear() or CAP))
+        self._shown = fork_server.shown() if settings.first_open else None
         fork_server.set_rate(self._pacer.rate if self._pacer else settings.ratelimit)
 
     def _links_bear(self) -> float:
@@ -229,6 +230,17 @@ class Supervisor:
         """
         self._paused = on
         self._changed.set()
+
+    def spare(self, hosts: bytes) -> None:
+        """Have hosts probed no further, packed as `nray._core.HostSet` has them.
+
+        Only those whose findings are safe. A node knows nothing by itself: what it has reported
+        under a lease of a server that is no more is forgotten, and its slice begun again.
+
+        Does nothing in a scan that probes all. ValueError: they are no hosts.
+        """
+        if self._shown is not None:
+            self._shown.add(hosts)
 
     @property
     def sent(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from nray.config.errors import printable
 from nray.ledger.entries import REFUSED_BY
-from nray.targets.findings import WITHHELD
+from nray.targets.findings import SPARED, WITHHELD
 
 #: Characters of a node's name, as its registration may hold.
 _NAME_CHARS_MAX = 32
@@ -37,4 +37,5 @@ def others(errors: Mapping[str, int]) -> dict[str, int]:
     """The reasons why probes were not sent that are no refusals."""
     kept = attribute(errors, 0, "")
     kept.pop(WITHHELD, None)
+    kept.pop(SPARED, None)
     return kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 from nray.ledger.entries import Hits
 from nray.ledger.ledger import Account
 from nray.server.scheduler import Scheduler
-from nray.targets.findings import WITHHELD
 
 #: Rows of the journal that are read at a time.
 _ROWS_MOST = 256
@@ -35,25 +34,27 @@ def restore(scheduler: Scheduler, ledger: Account) -> None:
                 ledger.hits(pool.number, discovery),
                 discovery=discovery,
             )
-    _restore_tarpits(scheduler, ledger, written)
+    _restore_told(scheduler, ledger, written)
 
 
-def _restore_tarpits(scheduler: Scheduler, ledger: Account, written: set[int]) -> None:
-    """Have the hosts remembered that were told of because every port answers.
+def _restore_told(scheduler: Scheduler, ledger: Account, written: set[int]) -> None:
+    """Have the hosts remembered that are told of once: because every port answers, or because one
+    open port is all that is asked for.
 
-    The journal is read from its beginning only where an ended slice has withheld something of
-    such a host; those told of by slices that have not ended are among the open hits.
+    Of the former alone, the journal is read from its beginning only where an ended slice has
+    withheld something of such a host; those told of by slices that have not ended are among the
+    open hits.
     """
     pools = {pool.number: pool for pool in scheduler.pools if pool.number in written}
-    if not any(pool.errors.get(WITHHELD) for pool in pools.values()):
+    if not any(pool.shown is not None or pool.withheld for pool in pools.values()):
         for pool in pools.values():
             for segment in (n for n, each in pool.segments.items() if not each.discovery):
                 for piece in ledger.open_hits(pool.number, segment):
-                    scheduler.restore_tarpits(pool.number, piece)
+                    scheduler.restore_told(pool.number, piece)
         return
     after = 0
     while rows := ledger.read(after, _ROWS_MOST):
         for _, row in rows:
             if isinstance(row, Hits) and row.pool in pools and not row.discovery:
-                scheduler.restore_tarpits(row.pool, row.packed)
+                scheduler.restore_told(row.pool, row.packed)
         after = rows[-1][0]

@@ -8,7 +8,8 @@ never an error. When nothing is left to lease, slices that have been open for lo
 second time, and the first end that is reported wins.
 
 Each slice tells of the hosts that answer on every port (`core/tarpits.pxi`); a pool hands each
-such host on once.
+such host on once. Where hosts are probed up to their first open port, a pool hands one open port
+on of each.
 
 Hits are taken as they come, before their slice ends. A slice that is run again finds many of
 them again, so each open slice remembers what was reported, and hands on only what is new.
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from nray.ledger.intervals import IntervalSet
-from nray.targets.findings import TARPIT_NUMBER, WITHHELD
+from nray.targets.findings import SPARED, TARPIT_NUMBER, WITHHELD, HostSet
 
 #: The first slices of a node, before it is known how fast it is.
 SLICE_FIRST = 512
@@ -53,6 +54,8 @@ RECORD_BYTES = 32
 #: Position and address: what makes a hit the same hit.
 _KEY_BYTES = 24
 _REASON_AT = 30
+#: The place of this count among those of a slice.
+_SKIPPED = 6
 #: Hosts on which every port answers that a pool remembers to have told of: some 100 MB. Of more
 #: than that, each slice tells.
 TARPITS_MAX = 1_000_000
@@ -261,8 +264,22 @@ class Pool:
         """Open ports of such hosts that were counted and not told."""
         return self.errors.get(WITHHELD, 0)
 
+    #: Hosts of which an open port is known, and how many of them are on the disk with it. None
+    #: where each of a host's open ports is told.
+    shown: HostSet | None = None
+    safe: int = 0
+
+    @property
+    def spared(self) -> int:
+        """Probes that were left out because an open port of their host was known."""
+        return self.errors.get(SPARED, 0)
+
     def told_once(self, hits: bytes) -> bytes:
-        """The hits without those that tell of a host on which every port answers once more."""
+        """The hits without those that tell once more of what is told once of each host."""
+        hits = self._tarpits_told_once(hits)
+        return hits if self.shown is None else self.shown.fresh(hits)
+
+    def _tarpits_told_once(self, hits: bytes) -> bytes:
         if TARPIT_NUMBER not in hits[_REASON_AT::RECORD_BYTES]:
             return hits
         parts = []
@@ -300,6 +317,7 @@ class Scheduler:
             slices of a slow scan short.
         slice_first: size of the first slices of a node.
         generation: of this server process on this scan; leases of different ones differ.
+        first_open: whether hosts are probed up to their first open port.
     """
 
     def __init__(
@@ -310,8 +328,11 @@ class Scheduler:
         ratelimit: float = 0.0,
         slice_first: int = SLICE_FIRST,
         generation: int = 0,
+        first_open: bool = False,
     ) -> None:
-        self.pools = [Pool(number) for number in range(pools)]
+        self.pools = [
+            Pool(number, shown=HostSet() if first_open else None) for number in range(pools)
+        ]
         self._slice_most = slice_most
         self._ratelimit = ratelimit
         self._slice_first = slice_first
@@ -366,9 +387,11 @@ class Scheduler:
         sums.errors.update(errors)
         sums.hits = hits
 
-    def restore_tarpits(self, pool: int, hits: bytes) -> None:
-        """Hits that an earlier process wrote down: hosts that it told of are not told again."""
-        self.pools[pool].told_once(hits)
+    def restore_told(self, pool: int, hits: bytes) -> None:
+        """Hits that an earlier process wrote down: what is told once of a host was told."""
+        of = self.pools[pool]
+        of.told_once(hits)
+        of.safe = len(of.shown) if of.shown is not None else 0
 
     def end_segments(self) -> None:
         """No more segments will come: the scan is over when those there are done."""
@@ -533,6 +556,8 @@ class Scheduler:
             _check_counts(work, counts, names=progress.names)
             if not 0 <= (errors or {}).get(WITHHELD, 0) <= counts[0]:
                 raise FaultyReport("more open ports are withheld than there are")
+            if not 0 <= (errors or {}).get(SPARED, 0) <= counts[_SKIPPED]:
+                raise FaultyReport("more probes are spared than are skipped")
         fresh = work.new_hits(hits)
         if not progress.discovery:
             fresh = pool.told_once(fresh)

@@ -23,7 +23,7 @@ from nray.server.door import Doorman, Guest, Lobby, Stage
 from nray.server.pace import Purse
 from nray.server.refusals import attribute
 from nray.server.restore import restore
-from nray.server.scheduler import FaultyReport, Scheduler
+from nray.server.scheduler import FaultyReport, Pool, Scheduler
 from nray.server.sessions import NODES_MAX, Session, Sessions
 from nray.server.summary import status_line
 from nray.targets.findings import check
@@ -51,11 +51,12 @@ from nray.wire.messages import (
     Report,
     ServerMessage,
     Settings,
+    Shown,
     Stop,
     Welcome,
 )
 from nray.wire.messages import Segment as SegmentMessage
-from nray.wire.rules import HIT_BYTES
+from nray.wire.rules import HIT_BYTES, SHOWN_MAX
 from nray.wire.states import ServerEnd
 
 log = logging.getLogger("nray.server")
@@ -72,6 +73,8 @@ LATECOMER_S = 0.5
 #: process, even if all is done: a little longer than they wait between two attempts.
 RETURN_S = 6.0
 HEARTBEAT_S = 5.0
+#: Between two words to a node about hosts that need no more probes, seconds.
+SHOWN_EVERY_S = 0.1
 #: Between two looks at whether all have left, seconds; mostly one is told before.
 LOOK_EVERY_S = 0.1
 
@@ -129,6 +132,7 @@ class Server:
             slice_most=options.slice_most,
             ratelimit=0.0 if options.settings.ratelimit_auto else options.settings.ratelimit,
             generation=books.ledger.generation,
+            first_open=options.settings.first_open,
         )
         for segment in segments:
             self.scheduler.add_segment(segment, discovery=bool(segment.search))
@@ -382,6 +386,7 @@ class Server:
         if not met:
             self._announce(session, register)
         session.policy = register.policy
+        session.spares = "first-open" in register.methods
         # Only now may others run: of several lines of one node the last one that came has it,
         # and has closed the one before.
         if replaced is not None:
@@ -407,6 +412,7 @@ class Server:
                 nursery.start_soon(self._acknowledge, line)
                 nursery.start_soon(self._reassure, channel, session)
                 nursery.start_soon(self._turn_out, channel)
+                nursery.start_soon(self._tell_shown, channel, session)
                 await self._listen(line, session)
                 gone = True
                 with trio.move_on_after(FAREWELL_S / 2):
@@ -484,6 +490,21 @@ class Server:
                 await channel.send(Lease(grant.lease, grant.segment, grant.start, grant.count))
             await session.kick.wait()
         await channel.send(self._stop)
+
+    async def _tell_shown(self, channel: NodeChannel, session: Session) -> None:
+        """Tell the node which hosts of its pool need no more probes, as it comes.
+
+        Only what is on the disk: were we and the node that has found it gone, another would leave
+        the host out, and nobody would know why.
+        """
+        pool = self.scheduler.pools[session.node.pool]
+        told = 0
+        while pool.shown is not None and session.spares:
+            while told < pool.safe and session.channel is channel:
+                end = min(pool.safe, told + SHOWN_MAX)
+                await channel.send(Shown(pool.shown.packed(told, end)))
+                told = end
+            await trio.sleep(SHOWN_EVERY_S)
 
     async def _turn_out(self, channel: NodeChannel) -> None:
         """End the line when the doorman would no longer let its peer in.
@@ -587,7 +608,9 @@ class Server:
             raise PeerFault(Reason.PROTOCOL, str(error)) from error
         line.received = report.report
         self._not_durable += 1
-        self._books.submit(entries, partial(self._durable, line, report.report))
+        pool = self.scheduler.pools[session.node.pool]
+        known = len(pool.shown) if pool.shown is not None else 0
+        self._books.submit(entries, partial(self._durable, line, report.report, pool, known))
         if taken is not None:
             self._search.take(taken)
         hits = len(report.hits) // HIT_BYTES
@@ -602,8 +625,10 @@ class Server:
             session.busy -= 1
             session.seen_at = trio.current_time()
 
-    def _durable(self, line: _Line, report: int) -> None:
+    def _durable(self, line: _Line, report: int, pool: Pool, known: int) -> None:
+        """On the disk: a report, and with it so many of the hosts that need no more probes."""
         line.durable = max(line.durable, report)
+        pool.safe = max(pool.safe, known)
         line.news.set()
         self._not_durable -= 1
         self._end_if_done()

@@ -46,6 +46,8 @@ class Session:
     number: int = 0
     #: What its own policy allows, in its words; empty without one.
     policy: str = ""
+    #: Whether it knows what `Shown` tells.
+    spares: bool = False
 
 
 class Sessions:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from nray.server.refusals import by_node, others
 from nray.server.scheduler import Scheduler, Tally
 from nray.targets.discovery import searched_hosts
+from nray.targets.findings import HostSet
 from nray.targets.segment import Segment
 
 EXIT_COMPLETE = 0
@@ -84,7 +85,7 @@ def status_line(scheduler: Scheduler, nodes: int) -> str:
 def found(scheduler: Scheduler) -> str:
     """How many probes there were and how they ended, in one line."""
     probes = plural(standing(scheduler)[0], "probe")
-    return f"{probes}, {_states(totals(scheduler), _withheld(scheduler))}"
+    return f"{probes}, {_states(scheduler)}"
 
 
 def summary_lines(
@@ -104,13 +105,15 @@ def summary_lines(
         words += f" and {searched:,} of discovery"
     withheld = _withheld(scheduler)
     took = _time(probes + searched - before, seconds)
-    lines = [f"{words} in {took}: {_states(tally, withheld)}"]
+    lines = [f"{words} in {took}: {_states(scheduler)}"]
     if before:
         lines.append(f"{before:,} of them were done before this run")
     if to_search:
         lines.append(_found(segments, searched < to_search))
     if tally.addresses:
         lines.append(f"{plural(tally.addresses, 'more probe')} for further addresses of names")
+    if any(pool.shown is not None for pool in scheduler.pools):
+        lines.append(_first_open(_shown(scheduler)))
     if withheld:
         hosts = len(set[bytes]().union(*(pool.tarpits for pool in scheduler.pools)))
         answer = "answers" if hosts == 1 else "answer"
@@ -156,8 +159,28 @@ def _withheld(scheduler: Scheduler) -> int:
     return sum(pool.withheld for pool in scheduler.pools)
 
 
-def _states(tally: Tally, withheld: int) -> str:
+def _first_open(hosts: int) -> str:
+    """What became of hosts with an open port, where the first one is all that is asked for."""
+    if hosts == 1:
+        return "1 host has an open port: one is told, and it is probed no further"
+    return f"{hosts:,} hosts have an open port: one is told of each, and they are probed no further"
+
+
+def _shown(scheduler: Scheduler) -> int:
+    """Hosts of which an open port was found, from wherever."""
+    sets = [pool.shown for pool in scheduler.pools if pool.shown is not None]
+    if len(sets) > 1:
+        together = HostSet()
+        for each in sets:
+            together.add(each.packed(0, len(each)))
+        sets = [together]
+    return len(sets[0]) if sets else 0
+
+
+def _states(scheduler: Scheduler) -> str:
     """How many probes ended how, those left out that none did."""
+    tally, withheld = totals(scheduler), _withheld(scheduler)
+    spared = sum(pool.spared for pool in scheduler.pools)
     counts = (
         (tally.open - withheld, "open"),
         (withheld, "open on tarpits"),
@@ -166,7 +189,8 @@ def _states(tally: Tally, withheld: int) -> str:
         (tally.open_filtered, "open|filtered"),
         (tally.error, "not sent"),
         (tally.excluded, "excluded after resolution"),
-        (tally.skipped, "without a known payload"),
+        (tally.skipped - spared, "without a known payload"),
+        (spared, "left out"),
         (tally.refused, "refused"),
     )
     return ", ".join(f"{count:,} {word}" for count, word in counts if count or word == "open")

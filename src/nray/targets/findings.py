@@ -23,6 +23,11 @@ TARPIT_NUMBER: Final = _core.REASONS.index(TARPIT)
 #: The key among a slice's errors that is no error: how many open ports it counted and did not tell.
 WITHHELD: Final = _core.WITHHELD
 
+#: And how many probes it left out because an open port of their host was known.
+SPARED: Final = _core.SPARED
+#: Hosts of which an open port is known.
+HostSet = _core.HostSet
+
 
 class Finding(msgspec.Struct, frozen=True, gc=False):
     """How one probe ended.

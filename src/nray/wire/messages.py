@@ -71,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
         pings: hosts are looked for by echo requests, ARP or neighbour discovery: packets of our
             own, whatever ``tcp_method`` is.
         tarpits: tell once of a host on which every TCP port answers, not of each of its ports.
+        first_open: probe a host no further once an open port of it is known.
     """
 
     workers: int = 0
@@ -91,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True):
     retries: int = 1
     pings: bool = False
     tarpits: bool = False
+    first_open: bool = False
 
 
 class Registered(Message, frozen=True, tag="registered"):
@@ -134,6 +136,14 @@ class Pulse(Message, frozen=True, tag="pulse"):
     pause: bool = False
 
 
+class Shown(Message, frozen=True, tag="shown"):
+    """Hosts of the node's pool of which an open port is known, and safe: with
+    `Settings.first_open` they need no more probes. Packed by `nray._core`, 17 bytes each: family
+    (4 or 6) and address, zeros behind one of IPv4."""
+
+    hosts: bytes
+
+
 class Stop(Message, frozen=True, tag="stop"):
     """No more work: ``done`` if the scan is finished, else the server gave up (Ctrl+C).
 
@@ -163,7 +173,8 @@ class Register(Message, frozen=True, tag="register"):
         policy: what the node's own policy allows, in words for a person; empty without one.
         methods: values of ``Settings.tcp_method`` that the node knows. One that does not would
             pass the field over and connect where it should not: a server does not let it in.
-            ``discovery`` is among them where the node knows segments by which hosts are found.
+            ``discovery`` is among them where the node knows segments by which hosts are found,
+            ``first-open`` where it knows `Shown`.
     """
 
     protocol: int
@@ -229,5 +240,5 @@ class Bye(Message, frozen=True, tag="bye"):
     detail: str = ""
 
 
-ServerMessage = Welcome | Refused | Registered | Segment | Lease | Ack | Pulse | Stop
+ServerMessage = Welcome | Refused | Registered | Segment | Lease | Ack | Pulse | Shown | Stop
 NodeMessage = Register | Ask | Report | Heartbeat | Bye

@@ -29,6 +29,7 @@ from nray.wire.messages import (
     Report,
     Segment,
     Settings,
+    Shown,
     Steps,
     Stop,
     Welcome,
@@ -45,6 +46,12 @@ HIT_BYTES: Final = 32
 #: Most bytes of hits in one report: 28,672 hits. With all else that a report may hold (errors:
 #: about 66 KiB) it stays below a node's 1 MiB frame; a slice with more is told in several.
 HITS_BYTES_MAX: Final = 896 * 1024
+
+#: Bytes of a packed host, as `HIT_BYTES`.
+HOST_BYTES: Final = 17
+
+#: Most hosts in one `Shown`: some 70 kB, a moment's work for either end.
+SHOWN_MAX: Final = 4096
 
 #: Largest packed segment; the rest of the 16 MiB frame is for the map around it. Some 800,000
 #: names or 900,000 networks; a list beyond that is cut into several segments.
@@ -191,6 +198,12 @@ def _pulse(m: Pulse) -> Iterator[Trouble]:
     yield from ()
 
 
+def _shown(m: Shown) -> Iterator[Trouble]:
+    yield _octets("hosts", m.hosts, HOST_BYTES * SHOWN_MAX, multiple_of=HOST_BYTES)
+    if not set(m.hosts[::HOST_BYTES]) <= {4, 6}:
+        yield "hosts are of another family than 4 and 6"
+
+
 def _stop(m: Stop) -> Iterator[Trouble]:
     yield _text("detail", m.detail)
 
@@ -254,6 +267,7 @@ RULES: Final[dict[type[Message], Callable[[Any], Iterator[Trouble]]]] = {
     Lease: _lease,
     Ack: _ack,
     Pulse: _pulse,
+    Shown: _shown,
     Stop: _stop,
     Register: _register,
     Ask: _ask,

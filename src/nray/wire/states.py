@@ -50,6 +50,7 @@ from nray.wire.messages import (
     Report,
     Segment,
     ServerMessage,
+    Shown,
     Stop,
     Welcome,
 )
@@ -84,16 +85,23 @@ SERVER_SAYS: Final[Table] = {
         Lease: _S.ACTIVE,
         Ack: _S.ACTIVE,
         Pulse: _S.ACTIVE,
+        Shown: _S.ACTIVE,
         Stop: _S.DRAINING,
         Refused: _S.CLOSED,
     },
-    _S.DRAINING: {Ack: _S.DRAINING, Pulse: _S.DRAINING, Refused: _S.CLOSED},
+    _S.DRAINING: {
+        Ack: _S.DRAINING,
+        Pulse: _S.DRAINING,
+        Shown: _S.DRAINING,
+        Refused: _S.CLOSED,
+    },
     # All of ACTIVE, for it may cross the node's Bye on the way. The node drops it, Acks apart.
     _S.LEAVING: {
         Segment: _S.LEAVING,
         Lease: _S.LEAVING,
         Ack: _S.LEAVING,
         Pulse: _S.LEAVING,
+        Shown: _S.LEAVING,
         Stop: _S.LEAVING,
         Refused: _S.CLOSED,
     },

@@ -31,10 +31,10 @@ NODE_DECIDES = frozenset({signal.SIGINT, signal.SIGHUP})
 
 
 class ForkServer:
-    """The process that forks workers, and the shared rate that they get.
+    """The process that forks workers, and the memory that they share.
 
     Attributes:
-        bucket_fd: memory of the shared rate, open until `close`.
+        bucket_fd: that memory: the rate, and behind it the set of hosts, open until `close`.
 
     Raises:
         OSError: the process cannot be started.
@@ -76,6 +76,16 @@ class ForkServer:
         from nray import _core
 
         return _core.Bucket(self.bucket_fd)
+
+    def shown(self) -> _core.HostSet:
+        """The hosts of which an open port is known. To be asked for before workers are told that
+        there are such: only then there is memory for it (a limit of file sizes counts it)."""
+        from nray import _core
+
+        size = _core.HostSet.OFFSET + _core.HostSet.BYTES
+        if os.fstat(self.bucket_fd).st_size < size:
+            os.ftruncate(self.bucket_fd, size)
+        return _core.HostSet(self.bucket_fd)
 
     def spawn(self) -> socket.socket:
         """Ask for one worker; returns the socket to it, at once.

@@ -54,11 +54,16 @@ class Worker:
         control: the socket to the node. Blocking: a node that does not read holds the worker,
             and with it the scan.
         bucket: the rate shared with the node's other workers.
+        shared_fd: the memory that it is in; behind it there is the set of hosts that need no more
+            probes, in scans that have one.
     """
 
-    def __init__(self, control: socket.socket, bucket: _core.Bucket) -> None:
+    def __init__(
+        self, control: socket.socket, bucket: _core.Bucket, shared_fd: int | None = None
+    ) -> None:
         self._control = control
         self._bucket = bucket
+        self._shared_fd = shared_fd
         self._unpacker = Unpacker(at_worker=True)
         self._told: Configure | None = None
         self._plain: _core.Engine | None = None
@@ -125,6 +130,11 @@ class Worker:
         engine.paused = self._paused
         return engine
 
+    def _shown(self, told: Configure) -> _core.HostSet | None:
+        if not told.first_open or self._shared_fd is None:
+            return None
+        return _core.HostSet(self._shared_fd)
+
     def _made(self, told: Configure) -> _core.Engine:
         return _core.Engine(
             self._bucket,
@@ -132,6 +142,7 @@ class Worker:
             window=told.window,
             adaptive=told.adaptive,
             sharers=told.sharers,
+            shown=self._shown(told),
             **_of_both(told),
         )
 
@@ -149,6 +160,7 @@ class Worker:
                 retries=told.raw.retries,
                 samples=told.raw.samples,
                 xdp=told.raw.xdp,
+                shown=self._shown(told),
                 **_of_both(told),
             )
         except OSError as error:
@@ -263,9 +275,8 @@ def run(control_fd: int, bucket_fd: int) -> None:
     """Be a worker on these descriptors, and return at the node's end."""
     control = socket.socket(fileno=control_fd)
     bucket = _core.Bucket(bucket_fd)
-    os.close(bucket_fd)
     try:
-        Worker(control, bucket).run()
+        Worker(control, bucket, bucket_fd).run()
     except _CannotScan as reason:
         control.sendall(pack(Unfit(str(reason))))
     except (BrokenPipeError, ConnectionResetError):

@@ -61,7 +61,8 @@ class Raw(msgspec.Struct, frozen=True, array_like=True):
 class Configure(_Message, frozen=True, tag="configure"):
     """First of all: how to scan. Times in seconds; ``window`` 0 lets it grow. ``raw``: what spaces
     that ask for it need; None where there are none. ``host_rate``, ``network_rate``: this worker's
-    share of what a host and a network may get, 0 for no cap."""
+    share of what a host and a network may get, 0 for no cap. ``first_open``: a host is probed no
+    further once an open port of it is known, here or by the set that the node shares with us."""
 
     window: int
     tcp_timeout_s: float
@@ -79,6 +80,7 @@ class Configure(_Message, frozen=True, tag="configure"):
     tarpits: bool = False
     host_rate: float = 0.0
     network_rate: float = 0.0
+    first_open: bool = False
 
 
 class Space(_Message, frozen=True, tag="space"):
