@@ -61,11 +61,13 @@ def test_a_planted_mistake_is_found(planted):
 SOONER = {
     "end-with-worker": 151,
     "forget-on-send": 8,
+    "forget-shown": 160,
     "keep-lost-leases": 56,
     "leave-gaps": 8,
     "never-expire": 24,
     "no-resync": 5,
     "send-once": 8,
+    "spare-before-commit": 50,
 }
 
 
