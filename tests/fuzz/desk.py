@@ -46,10 +46,12 @@ from nray.wire.messages import (
     Registered,
     Report,
     Settings,
+    Shown,
     Stop,
     Welcome,
 )
 from nray.wire.messages import Segment as SegmentMessage
+from nray.wire.rules import HOST_BYTES, SHOWN_MAX
 from nray.wire.states import End, NodeEnd, ServerEnd, State
 from nray.worker import protocol
 from nray.worker.main import Worker
@@ -260,7 +262,10 @@ class ServerDesk:
         self._world = world = worlds()[case.world]
         self._segments = {segment.id: segment for segment in world.segments}
         self._scheduler = scheduling.Scheduler(
-            pools=world.pools, slice_most=SLICE, generation=GENERATION
+            pools=world.pools,
+            slice_most=SLICE,
+            generation=GENERATION,
+            first_open=world.settings.first_open,
         )
         for segment in world.segments:
             self._scheduler.add_segment(segment, discovery=bool(segment.search))
@@ -320,6 +325,7 @@ class ServerDesk:
         session = self._sessions.enter(message, None, 0.0)
         session.channel = line  # type: ignore[assignment]
         session.policy = message.policy
+        session.spares = "first-open" in message.methods
         line.session = session
         line.say(
             Registered(
@@ -363,6 +369,18 @@ class ServerDesk:
         line.say(Ack(report.report))
         if found is not None:
             self._search.take(found)
+        self._spare(line)
+
+    def _spare(self, line: Line) -> None:
+        """All is durable at once, so hosts with an open port are told at once."""
+        assert line.session is not None
+        pool = self._scheduler.pools[line.session.node.pool]
+        if pool.shown is None or not line.session.spares:
+            return
+        known = len(pool.shown)
+        if known > pool.safe:
+            line.say(Shown(pool.shown.packed(pool.safe, min(known, pool.safe + SHOWN_MAX))))
+        pool.safe = known
 
     def hang_up(self, line: Line, ending: str | None) -> None:
         """A line is over."""
@@ -398,6 +416,7 @@ class NodeDesk:
         self._made: dict[int, Segment] = {}
         self._worker = _Hired()
         self._queued = 0
+        self._shown = _core.HostSet()
 
     def line(self) -> Line:
         """A new connection."""
@@ -426,6 +445,10 @@ class NodeDesk:
                     space, _ = self._worker.space(number)
                     if space.total != segment.probes:
                         raise Breach(f"{space.total} probes; the segment has {segment.probes}")
+            case Shown(hosts):
+                self._shown.add(hosts)
+                if not all(map(self._shown.has, _each(hosts))):
+                    raise Breach("a host that was told is not known")
             case Lease():
                 self._segments.check(message)
                 if line.end.state in (State.ACTIVE, State.DRAINING):
@@ -477,6 +500,10 @@ class NodeDesk:
             where = map(segment.space.at, range(lease.start, lease.start + count))
             found = {index: [bytes(4)] for family, index, _, _ in where if family == 0}
         self._worker.hear(protocol.Slice(lease.lease, lease.segment, lease.start, count, found))
+
+
+def _each(hosts: bytes) -> list[bytes]:
+    return [hosts[at : at + HOST_BYTES] for at in range(0, len(hosts), HOST_BYTES)]
 
 
 def _check_stages(segment: Segment) -> None:

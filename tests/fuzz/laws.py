@@ -26,13 +26,13 @@ WORDS_CHARS_MAX: Final = 800
 #: A talk as letters: small for a node's words, large for a server's; docs/protocol.md, "States".
 _LETTERS: Final = {
     "welcome": "W", "refused": "F", "registered": "R", "segment": "S", "lease": "L", "ack": "A",
-    "pulse": "U", "stop": "X", "register": "g", "ask": "k", "report": "p", "heartbeat": "h",
-    "bye": "b",
+    "pulse": "U", "shown": "O", "stop": "X", "register": "g", "ask": "k", "report": "p",
+    "heartbeat": "h", "bye": "b",
 }  # fmt: skip
-_GRAMMAR: Final = re.compile(r"(W(g(R[SLAUkph]*(X[AUkph]*)?(b[SLAUX]*)?)?)?)?F?", re.ASCII)
+_GRAMMAR: Final = re.compile(r"(W(g(R[SLAUOkph]*(X[AUOkph]*)?(b[SLAUOX]*)?)?)?)?F?", re.ASCII)
 _TEXT_CHARS: Final = {"name": 32}
 _ITEMS: Final = {"states": 16, "methods": 16, "udp_checks": 96, "udp_further": 96}
-_BYTES: Final = {"hits": 917_504, "body": 16_776_192, "udp_payload": 65_507}
+_BYTES: Final = {"hits": 917_504, "hosts": 69_632, "body": 16_776_192, "udp_payload": 65_507}
 
 
 class Breach(Exception):

@@ -25,6 +25,7 @@ from fakes import (
 from nray.node.policy import Policy
 from nray.targets.findings import TARPIT_NUMBER, WITHHELD
 from nray.targets.segment import Segment
+from nray.wire.messages import Settings
 from nray.worker import protocol
 
 from .case import NODE, SERVER, Case, frames_in
@@ -205,6 +206,7 @@ def recorded() -> tuple[Case, ...]:
                 _record("v4", _interrupt),
                 _record("wide", _interrupt),
                 _record("v4", _beats, 6.0),
+                _record("v4", each_s=0.3, server_changes={"settings": Settings(first_open=True)}),
                 _record("v4", _refused, server_changes={"several_per_machine": False}),
             )
             for case in cases
