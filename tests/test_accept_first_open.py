@@ -69,7 +69,7 @@ def test_one_of_each_host_from_two_processes(lab: Lab, version: int, method: str
     done = scan(lab.scanner, *words, "--stop-after-first-open").expect(0)
     assert judge(done.events, truth) == []
     hosts = len({host for host, _ in truth.open_pairs()})
-    assert f"{hosts} hosts have an open port: one is told of each" in done.stderr
+    assert f"{hosts} hosts have an open port: one of each is told" in done.stderr
     assert done.probes == HOSTS * len(PORTS)
     left_out = int(done.stderr.split(" left out")[0].rsplit(" ", 1)[1].replace(",", ""))
     # Half of a host's ports come before its only open one, at the least; of 150, hardly any.
@@ -94,7 +94,7 @@ def test_two_nodes_hear_of_each_other(lab: Lab, tmp_path: Path, credentials: Cre
     assert judge(cluster.events(), truth) == []
     said = cluster.said("server")
     hosts = len({host for host, _ in truth.open_pairs()})
-    assert f"{hosts} hosts have an open port: one is told of each" in said
+    assert f"{hosts} hosts have an open port: one of each is told" in said
     assert " left out" in said
 
 

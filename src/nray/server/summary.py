@@ -104,7 +104,9 @@ def summary_lines(
     if to_search:
         words += f" and {searched:,} of discovery"
     withheld = _withheld(scheduler)
-    took = _time(probes + searched - before, seconds)
+    spared = _spared(scheduler)
+    # Of what an earlier run left out nothing is known.
+    took = _time(0 if before and spared else probes + searched - before - spared, seconds)
     lines = [f"{words} in {took}: {_states(scheduler)}"]
     if before:
         lines.append(f"{before:,} of them were done before this run")
@@ -162,8 +164,8 @@ def _withheld(scheduler: Scheduler) -> int:
 def _first_open(hosts: int) -> str:
     """What became of hosts with an open port, where the first one is all that is asked for."""
     if hosts == 1:
-        return "1 host has an open port: one is told, and it is probed no further"
-    return f"{hosts:,} hosts have an open port: one is told of each, and they are probed no further"
+        return "1 host has an open port: one of them is told, and the host is probed no further"
+    return f"{hosts:,} hosts have an open port: one of each is told, and they are probed no further"
 
 
 def _shown(scheduler: Scheduler) -> int:
@@ -177,10 +179,14 @@ def _shown(scheduler: Scheduler) -> int:
     return len(sets[0]) if sets else 0
 
 
+def _spared(scheduler: Scheduler) -> int:
+    return sum(pool.spared for pool in scheduler.pools)
+
+
 def _states(scheduler: Scheduler) -> str:
     """How many probes ended how, those left out that none did."""
     tally, withheld = totals(scheduler), _withheld(scheduler)
-    spared = sum(pool.spared for pool in scheduler.pools)
+    spared = _spared(scheduler)
     counts = (
         (tally.open - withheld, "open"),
         (withheld, "open on tarpits"),
@@ -205,7 +211,7 @@ def _time(probes: int, seconds: float) -> str:
     else:
         minutes, rest = divmod(round(seconds), 60)
         took = f"{minutes} min {rest} s"
-    if seconds < RATE_LEAST_S:
+    if seconds < RATE_LEAST_S or not probes:
         return took
     return f"{took} ({probes / seconds:,.0f} a second)"
 
