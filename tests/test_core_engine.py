@@ -551,6 +551,33 @@ def test_an_answer_after_the_timeout_is_not_the_next_target_s(tun: Tun, version:
 
 
 @lab
+def test_an_icmp_error_that_comes_at_once_is_not_taken_for_a_reset(tun: Tun, version: int) -> None:
+    """Where somebody else has his turn on the processor between two calls of connect()."""
+    where = space([host(version, 1)], tcp(*range(1, 65)))
+
+    def refuse() -> None:
+        # His turn comes as soon as there is a packet, in the middle of connect().
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        while True:
+            for probe in tun.sent(wait_s=60):
+                tun.answer_icmp(probe, *UNREACHABLE[version])
+
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    child, _ = in_child(refuse)
+    try:
+        # Each looks for answers at once with its first probes, and goes on while there are some.
+        told = [hit for _ in range(30) for hit in run(engine(window=1), where).hits]
+    finally:
+        os.sched_setaffinity(0, processors)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert {(hit.state, hit.reason) for hit in told} == {("closed", "port-unreach")}
+    assert len(told) == 30 * 64
+
+
+@lab
 def test_an_engine_that_was_not_pumped_finds_answers_not_deadlines(tun: Tun, version: int) -> None:
     drive = Drive(engine(tcp_timeout_s=0.1, udp_timeout_s=0.1))
     where = space([hosts(version, 1, 9)], tcp(80) + udp(80))

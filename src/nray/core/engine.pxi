@@ -844,9 +844,9 @@ cdef class Engine(TarpitBook):
             self.release(i)
             return
         if code == ECONNREFUSED:
-            # Without a look at the error queue an ICMP error would pass for the target's RST. Where the answer came at once there is no such
-            # thing: the kernel then leaves the socket connecting.
-            reason = self.icmp_reason_of(slot) if slot.watched else REASON_NONE
+            # Without a look at the error queue an ICMP error would pass for the target's RST: also
+            # where it came at once, from another processor between two calls of connect().
+            reason = self.icmp_reason_of(slot)
             if reason != REASON_NONE:
                 # DESIGN.md, contract 2: a port unreachable is closed; all others are filtered.
                 self.answer(i, icmp_state(reason), reason, now)
