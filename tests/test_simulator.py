@@ -147,7 +147,7 @@ def test_the_program_tells_every_step(capsys):
 def test_many_seeds_in_processes(capsys):
     assert run_many(0, 4, 2) == 0
     assert "4 seeds in" in capsys.readouterr().out
-    assert run_many(0, 4, 1, "all-hits-new") > 0
+    assert run_many(0, 16, 1, "all-hits-new") > 0
     told = capsys.readouterr().out
     assert "is in the journal twice" in told
     assert "again: PLANTED=all-hits-new" in told
