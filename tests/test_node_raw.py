@@ -522,7 +522,7 @@ async def test_a_node_without_the_right_tells_its_server_and_ends() -> None:
         async with site() as made:
             server = await made.accept()
             register = await server.let_in(settings=SYN)
-            assert register.methods == ("connect", "syn", "discovery")
+            assert register.methods == ("connect", "syn", "discovery", "first-open")
             bye = await server.hear(Bye)
             assert "CAP_NET_RAW" in bye.detail
             await made.ended()
