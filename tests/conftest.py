@@ -39,6 +39,12 @@ def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(params=["raw", "connect"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of engine: whoever asks for it is tried with both."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Scanner and target, one pair for all tests of a module."""

@@ -97,9 +97,11 @@ Make = Callable[..., Network]
 
 
 @contextmanager
-def answering(alone: Namespace, kind: str, version: int, **defaults: Any) -> Iterator[Make]:
+def answering(
+    alone: Namespace, kind: str, version: int, *, ethernet: bool = False, **defaults: Any
+) -> Iterator[Make]:
     """Makes networks in front of an engine, ``raw`` or ``connect``."""
-    with inside(alone), FarEnd(alone, False) as far:
+    with inside(alone), FarEnd(alone, ethernet) as far:
 
         def make(timeout_s: float = PATIENT_S, **options: Any) -> Network:
             options = {"tcp_timeout_s": timeout_s, "udp_timeout_s": timeout_s} | defaults | options

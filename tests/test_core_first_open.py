@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core_lab import Ended, inside, space, tcp, udp
+from core_lab import Ended, space, tcp, udp
 from hosts_lab import (
     BASE,
     CLOSED,
@@ -19,7 +19,6 @@ from hosts_lab import (
     SILENT,
     SILENT_S,
     Make,
-    Network,
     answering,
     hosts,
     ordinary,
@@ -28,14 +27,8 @@ from hosts_lab import (
 from lab.namespaces import Namespace
 from nray import _core
 from nray._core import SPARED, HostSet
-from raw_lab import FarEnd
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(params=["raw", "connect"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -210,12 +203,7 @@ def test_a_tarpit_is_told_and_left(network: Make, version: int) -> None:
 
 @pytest.fixture
 def own(alone: Namespace, version: int) -> Iterator[Make]:
-    with inside(alone), FarEnd(alone, True) as far:
-
-        def make(timeout_s: float = PATIENT_S, **options: Any) -> Network:
-            options = {"tcp_timeout_s": timeout_s, "udp_timeout_s": timeout_s} | options
-            return Network(far, far.engine(**options), version)
-
+    with answering(alone, "raw", version, ethernet=True) as make:
         yield make
 
 

@@ -6,24 +6,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
 import core_lab
-from core_lab import ACK, RST, SYN, TCP, Ended, bucket, inside, space, tcp
+from core_lab import ACK, RST, SYN, TCP, Ended, bucket, space, tcp
 from hosts_lab import (
     BASE,
     CLOSED,
     FORBIDDEN,
     IMPROBABLE,
     OPEN,
-    PATIENT_S,
     SILENT,
     SILENT_S,
     Host,
     Make,
-    Network,
     answering,
     hosts,
     ordinary,
@@ -31,14 +28,9 @@ from hosts_lab import (
 )
 from lab.namespaces import Namespace
 from nray import _core
-from raw_lab import FarEnd, target_of, tcp_answer
+from raw_lab import target_of, tcp_answer
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(params=["raw", "connect"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -251,12 +243,7 @@ def test_names_of_one_address(network: Make, version: int) -> None:
 
 @pytest.fixture
 def own(alone: Namespace, version: int) -> Iterator[Make]:
-    with inside(alone), FarEnd(alone, True) as far:
-
-        def make(timeout_s: float = PATIENT_S, **options: Any) -> Network:
-            options = {"tarpits": True, "tcp_timeout_s": timeout_s} | options
-            return Network(far, far.engine(**options), version)
-
+    with answering(alone, "raw", version, ethernet=True, tarpits=True) as make:
         yield make
 
 

@@ -408,9 +408,8 @@ cdef class Engine(TarpitBook):
             if self.paused_:
                 held = True
                 break
-            late = caps_ready(&self.caps, now)
             limited = nray_limit_due(self.limits, now)
-            late = not limited and late
+            late = not limited and caps_ready(&self.caps, now)
             again = (not limited and self.retry_used > 0
                      and self.retry[self.retry_head].due <= now and not caps_full(&self.caps))
             if not late and not limited and not again and (
@@ -481,9 +480,7 @@ cdef class Engine(TarpitBook):
         cdef bint udp = item.probe.protocol == PROTO_UDP
         if item.slice == ASK_OF_HOST:
             return self.is_to_ask(item)
-        if item.slice < 0:
-            return True
-        if not self.is_spared(item.slice, &item.probe):
+        if item.slice < 0 or not self.is_spared(item.slice, &item.probe):
             return True
         if item.second or item.asked or item.limited:   # it has been sent, and was silent
             self.record(&item.probe, item.position, item.slice,
@@ -1044,13 +1041,14 @@ cdef class Engine(TarpitBook):
     cdef bint next_limited(self, item_t *item, int64_t now) noexcept nogil:
         """What a host that sends few ICMP errors may be asked now; false if nothing."""
         cdef nray_due_t due
+        cdef item_t *waits
         cdef int64_t until
         nray_limit_next(self.limits, now, &due)
         if due.what == NRAY_LIMIT_NOTHING:
             return False
         if due.what == NRAY_LIMIT_ASK:
-            item[0] = self.aside[<int32_t>due.token]
-            if self.is_spared(item.slice, &item.probe):
+            waits = &self.aside[<int32_t>due.token]
+            if self.is_spared(waits.slice, &waits.probe):
                 nray_limit_pass(self.limits, &due)
                 item[0] = self.back_from_aside(due.token)
                 self.is_still_to_send(item)
