@@ -1067,23 +1067,22 @@ cdef class RawEngine(TarpitBook):
         cdef probe_t probe
         cdef uint64_t position
         cdef int64_t until
+        cdef bint finished
         # A trial has no token, and is no entry of a slice.
         nray_limit_next(self.limits, now, &due)
         if due.what == NRAY_LIMIT_NOTHING:
             return
         item.slice = <int32_t>(due.token >> 32)
         item.entry = <uint32_t>due.token
-        if due.what == NRAY_LIMIT_ASK and is_finished(&self.works[item.slice], item.entry):
-            self.works[item.slice].limited -= 1
-            nray_limit_pass(self.limits, &due)
-            return
-        probe_of_due(&due, &probe)
-        if due.what == NRAY_LIMIT_ASK and self.is_spared(item.slice, &probe):
-            self.works[item.slice].limited -= 1
-            nray_limit_pass(self.limits, &due)
+        if due.what == NRAY_LIMIT_ASK:
+            finished = is_finished(&self.works[item.slice], item.entry)
             self.locate(&item, &probe, &position)
-            self.record_silent(&item, &probe, position)
-            return
+            if finished or self.is_spared(item.slice, &probe):
+                self.works[item.slice].limited -= 1
+                nray_limit_pass(self.limits, &due)
+                if not finished:
+                    self.record_silent(&item, &probe, position)
+                return
         until = caps_due_of(&self.caps, &due, now)
         if until:
             nray_limit_put_off(self.limits, &due, now, until)
